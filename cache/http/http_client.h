@@ -1,0 +1,89 @@
+// HttpClient: HTTP requests over libcurl's multi interface, many at once, one
+// loop thread. Redirects are not followed and nothing is retried: that is the
+// caller's policy. HTTP/1.1 over many keep-alive connections.
+//
+// Thread-safety: safe for concurrent use.
+
+#ifndef WEIGHTFS_CACHE_HTTP_HTTP_CLIENT_H_
+#define WEIGHTFS_CACHE_HTTP_HTTP_CLIENT_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "formats/base/result.h"
+
+namespace weightfs {
+
+struct HttpRequest {
+  std::string method = "GET";  // or HEAD
+  std::string url;
+  std::vector<std::pair<std::string, std::string>> headers;
+  std::chrono::milliseconds connect_timeout{10'000};
+  // No byte for this long ends the request (kUnavailable, "stalled").
+  std::chrono::milliseconds stall_timeout{30'000};
+  // The whole request; 0: no limit.
+  std::chrono::milliseconds total_timeout{0};
+};
+
+struct HttpResponse {
+  int status = 0;
+  std::vector<std::pair<std::string, std::string>> headers;
+  // The first header of that name (case-insensitive); nothing if absent.
+  std::optional<std::string_view> Header(std::string_view name) const;
+};
+
+// Takes one response. Calls come one at a time on the loop thread and must not
+// block; they may start and cancel requests.
+class HttpHandler {
+ public:
+  virtual ~HttpHandler() = default;
+  // The final status line and headers. False stops: OnDone(kCancelled) follows.
+  virtual bool OnResponse(const HttpResponse& response) = 0;
+  // Body bytes, as on the wire (no content decoding). False stops.
+  virtual bool OnBody(std::span<const std::byte> bytes) = 0;
+  // The end, exactly once. OK: a response came, whatever its status, and its
+  // body as long as it announced. kUnavailable: no connection, broken or
+  // stalled. Messages hold the URL without its query.
+  virtual void OnDone(Result<> result) = 0;
+};
+
+using HttpId = uint64_t;  // never 0, never reused
+
+struct HttpClientOptions {
+  std::string user_agent;
+  size_t connections_per_host = 16;
+};
+
+class HttpClient {
+ public:
+  static Result<std::unique_ptr<HttpClient>> Create(
+      const HttpClientOptions& options);
+  // Ends every request with kCancelled. Not to be called from a handler.
+  virtual ~HttpClient() = default;
+
+  virtual HttpId Start(HttpRequest request,
+                       std::shared_ptr<HttpHandler> handler) = 0;
+  // OnDone comes soon; unknown ids are ignored.
+  virtual void Cancel(HttpId id) = 0;
+};
+
+struct HttpReply {
+  HttpResponse response;
+  std::string body;
+};
+// Sends and waits; not for the loop thread. A body over `max_body` bytes is
+// kUnsupported.
+Result<HttpReply> HttpFetch(HttpClient& client, HttpRequest request,
+                            uint64_t max_body);
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_CACHE_HTTP_HTTP_CLIENT_H_

@@ -1,0 +1,32 @@
+// safetensors, read and written. Spec: formats/safetensors.md (8-byte length,
+// JSON header, data).
+
+#ifndef WEIGHTFS_FORMATS_SAFETENSORS_H_
+#define WEIGHTFS_FORMATS_SAFETENSORS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "formats/base/byte_source.h"
+#include "formats/base/result.h"
+#include "formats/segment.h"
+#include "formats/tensor_index.h"
+
+namespace weightfs {
+
+// The largest header that is read, as in the reference implementation.
+inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
+// The first read: covers the whole header of most files.
+inline constexpr uint64_t kSafetensorsProbe = 256 * 1024;
+
+// Reads the header (one read of at most kSafetensorsProbe, a second one for
+// what is left of a larger header) and checks every rule of the format against
+// the source's size. kCorrupt names the field. Reads no tensor data.
+Result<TensorIndex> ReadSafetensors(ByteSource& source);
+
+// A file with this one tensor, under its own name.
+Result<std::vector<Segment>> WriteSafetensors(const TensorInfo& tensor);
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_FORMATS_SAFETENSORS_H_

@@ -1,0 +1,43 @@
+# Build options, warnings, sanitizers and the libraries that weightfs uses.
+
+option(WEIGHTFS_TESTS "Build the tests" ON)
+option(WEIGHTFS_WERROR "Treat warnings as errors" OFF)
+set(WEIGHTFS_SANITIZE "" CACHE STRING
+    "Sanitizers to build with: address,undefined or thread")
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE}")
+  set(CMAKE_C_COMPILER_LAUNCHER "${CCACHE}")
+endif()
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(tl-expected REQUIRED)
+find_package(fmt REQUIRED)
+find_package(CURL 7.76 REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(nlohmann_json REQUIRED)
+pkg_check_modules(FUSE3 REQUIRED IMPORTED_TARGET fuse3>=3.14)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+
+# Everything of ours links this: warnings and sanitizers.
+add_library(weightfs_options INTERFACE)
+target_include_directories(weightfs_options INTERFACE "${CMAKE_SOURCE_DIR}")
+target_compile_options(weightfs_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+target_compile_definitions(weightfs_options INTERFACE _FILE_OFFSET_BITS=64)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(weightfs_options INTERFACE
+    -Wthread-safety -Werror=thread-safety)
+endif()
+if(WEIGHTFS_WERROR)
+  target_compile_options(weightfs_options INTERFACE -Werror)
+endif()
+if(WEIGHTFS_SANITIZE)
+  target_compile_options(weightfs_options INTERFACE
+    -fsanitize=${WEIGHTFS_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  target_link_options(weightfs_options INTERFACE
+    -fsanitize=${WEIGHTFS_SANITIZE})
+endif()
