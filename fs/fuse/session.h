@@ -1,0 +1,41 @@
+// FuseSession: the Vfs on the kernel's FUSE. A thin adapter over libfuse's
+// low-level API that holds no policy.
+
+#ifndef WEIGHTFS_FS_FUSE_SESSION_H_
+#define WEIGHTFS_FS_FUSE_SESSION_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "formats/base/result.h"
+#include "fs/fuse_settings.h"
+#include "fs/vfs.h"
+
+namespace weightfs {
+
+struct FuseOptions {
+  std::string mountpoint;  // absolute
+  bool allow_other = false;
+  size_t threads = 4;  // FUSE workers; none ever waits for the network
+  uint32_t read_ahead_kb = 4096;  // asked for; needs privilege
+};
+
+class FuseSession {
+ public:
+  // Mounts. kDenied, kInvalid say what to do (no /dev/fuse, no fusermount3, not
+  // a folder, user_allow_other missing).
+  static Result<std::unique_ptr<FuseSession>> Mount(Vfs& vfs,
+                                                    const FuseOptions& options);
+  virtual ~FuseSession() = default;
+
+  // Serves until unmounted, SIGTERM, SIGINT or SIGHUP; then answers what is
+  // parked, unmounts (lazily if busy) and returns. `ready` runs once the mount
+  // serves. REQUIRES: called from the main thread.
+  virtual Result<> Serve(std::function<void(const FuseSettings&)> ready) = 0;
+};
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_FS_FUSE_SESSION_H_

@@ -1,0 +1,67 @@
+// ParkedOps: the calls that wait for bytes or an index. Whoever takes an op out
+// of the table has the right to answer it, and nobody else has: completion,
+// interrupt, deadline and shutdown can race, and one of them answers.
+//
+// Thread-safety: safe for concurrent use. No lock is held while callbacks run.
+
+#ifndef WEIGHTFS_FS_PARKED_OPS_H_
+#define WEIGHTFS_FS_PARKED_OPS_H_
+
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "formats/base/error.h"
+#include "formats/base/mutex.h"
+#include "formats/base/timer_queue.h"
+
+namespace weightfs {
+
+using OpId = uint64_t;  // never 0, never reused
+
+class ParkedOps {
+ public:
+  // `timers` must outlive it.
+  explicit ParkedOps(TimerQueue& timers) : timers_(timers) {}
+
+  // An op that is not parked yet; Interrupt() on it is remembered. Every
+  // reserved op must be parked or released.
+  OpId Reserve() EXCLUDES(mutex_);
+  // The op was answered without parking.
+  void Release(OpId op) EXCLUDES(mutex_);
+
+  // Parks a reserved op. `fail` answers it with an error, `abort` then ends the
+  // work behind it (may be empty). If it was interrupted before, or after
+  // Shutdown(), it fails inline and false is returned.
+  bool Park(OpId op, TimerQueue::Time deadline, std::function<void(Error)> fail,
+            std::function<void()> abort) EXCLUDES(mutex_);
+
+  // True once, for the one caller that may answer the op.
+  bool Take(OpId op) EXCLUDES(mutex_);
+
+  void Interrupt(OpId op) EXCLUDES(mutex_);
+  void Shutdown() EXCLUDES(mutex_);
+  size_t size() EXCLUDES(mutex_);
+
+ private:
+  struct Op {
+    std::function<void(Error)> fail;
+    std::function<void()> abort;
+    TimerQueue::Id timer;
+  };
+
+  // Takes and fails the op.
+  void Fail(OpId op, Error error) EXCLUDES(mutex_);
+
+  TimerQueue& timers_;
+  Mutex mutex_;
+  OpId next_ GUARDED_BY(mutex_) = 1;
+  bool stopped_ GUARDED_BY(mutex_) = false;
+  std::unordered_map<OpId, bool> reserved_ GUARDED_BY(mutex_);  // interrupted?
+  std::unordered_map<OpId, Op> parked_ GUARDED_BY(mutex_);
+};
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_FS_PARKED_OPS_H_

@@ -1,0 +1,134 @@
+// Repo: one repository at one commit, open: its files as objects, its weight
+// sets and their indexes. What both the mount and the commands that need no
+// mount work on.
+//
+// Each set's index is a small state machine:
+//   Absent → Loading → Ready
+//                    → Failed(retry at) → Loading …
+// Parsers run on the indexer pool only. A shard whose bytes are wrong leaves
+// the other shards' tensors; one that cannot be fetched fails the load, which
+// is tried again on demand after a pause.
+//
+// Thread-safety: safe for concurrent use.
+
+#ifndef WEIGHTFS_FS_REPO_H_
+#define WEIGHTFS_FS_REPO_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "cache/fetcher.h"
+#include "cache/object.h"
+#include "cache/object_cache.h"
+#include "cache/origin.h"
+#include "formats/base/mutex.h"
+#include "formats/base/worker_pool.h"
+#include "formats/tensor_index.h"
+#include "fs/catalog.h"
+#include "fs/name_tree.h"
+
+namespace weightfs {
+
+// A set whose index is ready. Immutable.
+struct IndexedSet {
+  TensorIndex index;
+  // index.objects()[i] is file files[i] of the snapshot.
+  std::vector<uint32_t> files;
+  // What is wrong with the set, for index.json; empty: whole.
+  std::vector<std::string> problems;
+  std::unique_ptr<const NameTree> names;
+  // files[i] → tensors with bytes in it, by offset: {offset, end, tensor}.
+  struct Extent {
+    uint64_t begin;
+    uint64_t end;
+    uint32_t tensor;
+  };
+  std::vector<std::vector<Extent>> extents;
+};
+
+struct RepoOptions {
+  std::chrono::milliseconds metadata_timeout{30'000};  // header reads, at least
+  std::chrono::milliseconds index_retry{5'000};  // pause after a failed load
+};
+
+class Repo {
+ public:
+  // All but `cache` (null: nothing is kept) are required and must outlive it;
+  // stop `indexers` before it goes.
+  struct Parts {
+    Origin* origin = nullptr;
+    Fetcher* fetcher = nullptr;
+    ObjectCache* cache = nullptr;
+    WorkerPool* indexers = nullptr;
+  };
+
+  // Lists the origin (blocks).
+  static Result<std::unique_ptr<Repo>> Open(const Parts& parts,
+                                            const RepoOptions& options);
+
+  const Snapshot& snapshot() const { return *snapshot_; }
+  const Catalog& catalog() const { return catalog_; }
+  const Origin& origin() const { return *parts_.origin; }
+
+  // The file, opened at its first use and kept open while recently used. Does
+  // disk I/O unless it is open. REQUIRES: file < snapshot().files.size().
+  std::shared_ptr<Object> OpenFile(uint32_t file) EXCLUDES(mutex_);
+  // As OpenFile, but null if it is not open.
+  std::shared_ptr<Object> FindOpenFile(uint32_t file) EXCLUDES(mutex_);
+
+  using Indexed = Result<std::shared_ptr<const IndexedSet>>;
+  // Null unless Ready.
+  std::shared_ptr<const IndexedSet> FindIndex(uint32_t set) EXCLUDES(mutex_);
+  // Starts a load where none runs, and calls `done` once it ended: on an
+  // indexer thread, or inline if the outcome is known.
+  void WhenIndexed(uint32_t set, std::function<void(const Indexed&)> done)
+      EXCLUDES(mutex_);
+  // Waits for it. Not for FUSE or indexer threads.
+  Indexed WaitForIndex(uint32_t set) EXCLUDES(mutex_);
+  // Starts loading the indexes of all shown sets, heads of all shards first.
+  void LoadShownIndexes() EXCLUDES(mutex_);
+
+  // Bytes of a granted file that are cached; for status.
+  uint64_t CachedBytes(uint32_t file) EXCLUDES(mutex_);
+
+ private:
+  struct SetState {
+    enum class Phase { kAbsent, kLoading, kReady, kFailed };
+    Phase phase = Phase::kAbsent;
+    std::shared_ptr<const IndexedSet> ready;
+    std::shared_ptr<const Error> error;
+    Clock::Time retry_at;
+    std::vector<std::function<void(const Indexed&)>> waiters;
+  };
+
+  Repo(const Parts& parts, const RepoOptions& options,
+       std::shared_ptr<const Snapshot> snapshot);
+  void Load(uint32_t set) EXCLUDES(mutex_);
+  Indexed Build(uint32_t set);
+  Result<std::vector<uint32_t>> SetFiles(const WeightSet& set,
+                                         struct ShardIndex* shard_index,
+                                         std::vector<std::string>* problems);
+
+  const Parts parts_;
+  const RepoOptions options_;
+  const std::shared_ptr<const Snapshot> snapshot_;
+  const Catalog catalog_;
+
+  Mutex mutex_;
+  std::vector<SetState> sets_ GUARDED_BY(mutex_);
+  // Open objects, most recently used first.
+  using OpenList = std::list<std::pair<uint32_t, std::shared_ptr<Object>>>;
+  OpenList open_ GUARDED_BY(mutex_);
+  std::unordered_map<uint32_t, OpenList::iterator> open_by_file_
+      GUARDED_BY(mutex_);
+};
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_FS_REPO_H_
