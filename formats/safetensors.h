@@ -18,13 +18,20 @@ namespace weightfs {
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 // The first read: covers the whole header of most files.
 inline constexpr uint64_t kSafetensorsProbe = 256 * 1024;
+// Tensors and metadata keys of one file, and dimensions of all its tensors,
+// that are read at most: they bound the memory that a header can cost.
+inline constexpr uint64_t kMaxSafetensorsEntries = 1 << 20;
+inline constexpr uint64_t kMaxSafetensorsDims = 1 << 22;
 
 // Reads the header (one read of at most kSafetensorsProbe, a second one for
 // what is left of a larger header) and checks every rule of the format against
-// the source's size. kCorrupt names the field. Reads no tensor data.
+// the source's size. kCorrupt names the tensor, the field and the offset;
+// kUnsupported is a dtype that is not known, or more entries than the limits
+// above. Reads no tensor data.
 Result<TensorIndex> ReadSafetensors(ByteSource& source);
 
-// A file with this one tensor, under its own name.
+// A file with this one tensor, under its own name. kUnsupported for a name that
+// is no UTF-8 or is the format's own "__metadata__".
 Result<std::vector<Segment>> WriteSafetensors(const TensorInfo& tensor);
 
 }  // namespace weightfs

@@ -22,6 +22,8 @@ namespace weightfs {
 inline constexpr uint32_t kMaxShards = 99'999;
 // An index file that is read, at most, in bytes.
 inline constexpr uint64_t kMaxShardIndexSize = 256 * 1024 * 1024;
+// Tensors that an index file names, at most.
+inline constexpr uint64_t kMaxShardIndexEntries = 1 << 20;
 
 struct ShardName {
   std::string unsharded;  // "model.safetensors", without folder
