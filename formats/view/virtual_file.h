@@ -47,6 +47,9 @@ class ReadPlan {
     std::vector<std::span<const std::byte>> inputs;
     std::span<std::byte> out;
   };
+  void AddTransform(std::shared_ptr<const Transform> transform, uint64_t offset,
+                    std::span<std::byte> out);
+
   std::vector<SourceRead> reads_;
   std::vector<Pending> pending_;
   std::vector<std::unique_ptr<std::byte[]>> scratch_;
