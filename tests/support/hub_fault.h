@@ -67,7 +67,7 @@ class TestHubFault {
     kRangeStart,   // Content-Range starts `number` bytes later than the body
     kRangeTotal,   // Content-Range's total is `number`
     kIgnoreRange,  // 200 and the whole file
-    kSetHeader,    // `text`: `value`, in place of what was there
+    kSetHeader,    // `text`: `value`; `headers` only where there are such
     kDropHeader,   // `text`
     kTrickle,      // `number` bytes every `delay`
     kDelay,        // `delay` before the answer
