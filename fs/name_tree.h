@@ -13,6 +13,8 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "formats/tensor_index.h"
@@ -50,23 +52,23 @@ class NameTree {
                                      Format format) const;
 
  private:
-  uint32_t FolderFor(std::string_view name, const std::set<std::string>& taken);
+  // A name that has no place of its own, shown by its hash instead.
+  struct Hashed {
+    std::string component;  // without extension
+    uint32_t formats = 0;   // in which formats, as bits 1 << Format
+  };
+
+  uint32_t AddFolder(uint32_t parent, std::string_view raw, std::string prefix,
+                     const std::set<std::string>& taken);
+  void AddTensors(const std::set<std::string>& taken);
   void ResolveClashes(const std::set<std::string>& taken);
-  bool IsTaken(uint32_t folder, std::string_view component) const;
 
   const TensorIndex& index_;
   std::vector<Folder> folders_;
-  std::map<std::string, uint32_t, std::less<>> by_prefix_;
-  std::set<std::string, std::less<>> taken_;
-  std::vector<uint32_t> folder_of_;  // tensor → folder
-  // {folder, component without extension} → tensor, for hashed file names; the
-  // formats in which the tensor is shown under it, as bits.
-  struct Hashed {
-    uint32_t tensor;
-    uint32_t formats;
-  };
-  std::map<std::pair<uint32_t, std::string>, Hashed, std::less<>> hashed_;
-  std::map<uint32_t, std::pair<std::string, uint32_t>> hash_of_;  // by tensor
+  std::vector<uint32_t> folder_of_;              // tensor → folder
+  std::unordered_map<uint32_t, Hashed> hashed_;  // by tensor
+  // Folder and component (no extension) → tensor.
+  std::map<std::pair<uint32_t, std::string>, uint32_t> by_hash_;
 };
 
 }  // namespace weightfs

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <functional>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "formats/base/error.h"
 #include "formats/base/mutex.h"
@@ -39,6 +38,9 @@ class ParkedOps {
 
   // True once, for the one caller that may answer the op.
   bool Take(OpId op) EXCLUDES(mutex_);
+  // As Take, but the op is reserved again: it can park a second time, and an
+  // interrupt meanwhile is remembered.
+  bool Unpark(OpId op) EXCLUDES(mutex_);
 
   void Interrupt(OpId op) EXCLUDES(mutex_);
   void Shutdown() EXCLUDES(mutex_);
@@ -53,6 +55,7 @@ class ParkedOps {
 
   // Takes and fails the op.
   void Fail(OpId op, Error error) EXCLUDES(mutex_);
+  bool TakeOut(OpId op, bool reserve) EXCLUDES(mutex_);
 
   TimerQueue& timers_;
   Mutex mutex_;

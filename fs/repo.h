@@ -35,6 +35,8 @@
 
 namespace weightfs {
 
+struct ShardIndex;
+
 // A set whose index is ready. Immutable.
 struct IndexedSet {
   TensorIndex index;
@@ -94,7 +96,7 @@ class Repo {
   // Starts loading the indexes of all shown sets, heads of all shards first.
   void LoadShownIndexes() EXCLUDES(mutex_);
 
-  // Bytes of a granted file that are cached; for status.
+  // Bytes of a file that are cached. Does disk I/O.
   uint64_t CachedBytes(uint32_t file) EXCLUDES(mutex_);
 
  private:
@@ -111,9 +113,9 @@ class Repo {
        std::shared_ptr<const Snapshot> snapshot);
   void Load(uint32_t set) EXCLUDES(mutex_);
   Indexed Build(uint32_t set);
-  Result<std::vector<uint32_t>> SetFiles(const WeightSet& set,
-                                         struct ShardIndex* shard_index,
-                                         std::vector<std::string>* problems);
+  Result<std::vector<uint32_t>> SetFiles(
+      const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,
+      std::vector<std::string>& problems);
 
   const Parts parts_;
   const RepoOptions options_;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,13 +25,8 @@
 #include "formats/base/result.h"
 #include "formats/base/timer_queue.h"
 #include "formats/base/worker_pool.h"
-#include "formats/view/virtual_file.h"
-#include "formats/writer.h"
-#include "fs/node_id.h"
 #include "fs/parked_ops.h"
-#include "fs/readahead.h"
 #include "fs/repo.h"
-#include "fs/repo_tree.h"
 
 namespace weightfs {
 
@@ -56,10 +52,13 @@ struct FsTotals {
 
 class Vfs {
  public:
+  class Impl;  // fs/vfs_impl.h
+
   template <class T>
   using Done = std::function<void(Result<T>)>;
 
-  // All must outlive it. `pool` runs what may block on the local disk.
+  // All must outlive it. `pool` runs what may block on the local disk. Before
+  // it goes: Shutdown(), then stop the fetcher, the indexers, `pool`, `timers`.
   Vfs(Repo& repo, WorkerPool& pool, TimerQueue& timers,
       const VfsOptions& options);
   ~Vfs();
@@ -78,12 +77,14 @@ class Vfs {
   // park.
   void Shutdown() { parked_.Shutdown(); }
 
-  // A known-absent name is an attr with node 0 and its `valid` time.
+  // Each call takes an op of NewOp(), which it uses up. A known-absent name is
+  // an attr with node 0 and its `valid` time.
   void Lookup(OpId op, uint64_t parent, std::string_view name,
               Done<NodeAttr> done);
   void GetAttr(OpId op, uint64_t node, Done<NodeAttr> done);
 
-  // A folder's listing, entries made on demand. Immutable; safe to share.
+  // A folder's listing, entries made on demand. Immutable; safe to share; not
+  // to be used after the Vfs.
   class Listing {
    public:
     virtual ~Listing() = default;
@@ -122,7 +123,6 @@ class Vfs {
   size_t parked() { return parked_.size(); }
 
  private:
-  class Impl;
   ParkedOps parked_;
   std::unique_ptr<Impl> impl_;
 };

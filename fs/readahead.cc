@@ -1,0 +1,61 @@
+#include "fs/readahead.h"
+
+#include <algorithm>
+
+namespace weightfs {
+
+Readahead::FileStreams& Readahead::Follow(uint32_t file) {
+  auto it = files_.find(file);
+  if (it != files_.end()) {
+    recent_.splice(recent_.begin(), recent_, it->second.recency);
+    return it->second;
+  }
+  if (files_.size() >= kFiles) {
+    files_.erase(recent_.back());
+    recent_.pop_back();
+  }
+  recent_.push_front(file);
+  FileStreams& streams = files_[file];
+  streams.recency = recent_.begin();
+  return streams;
+}
+
+ByteRange Readahead::OnRead(uint32_t file, uint64_t file_size, ByteRange read,
+                            ByteRange extent) {
+  MutexLock lock(mutex_);
+  FileStreams& followed = Follow(file);
+  const uint64_t end = read.offset + read.length;
+  const uint64_t extent_end = extent.offset + extent.length;
+  // The larger the read, the more of its kind may be on their way beside it.
+  const uint64_t slack = std::min<uint64_t>(4 * read.length, kTolerance);
+  Stream* stream = nullptr;
+  Stream* oldest = followed.streams.data();
+  for (Stream& s : followed.streams) {
+    if (s.last_use != 0 && read.offset + slack >= s.next &&
+        read.offset <= s.next + slack) {
+      stream = &s;
+      break;
+    }
+    if (s.last_use < oldest->last_use) oldest = &s;
+  }
+  if (stream == nullptr) {
+    *oldest = Stream{end, end, 0, ++tick_, extent.offset, false};
+    return {};
+  }
+  stream->last_use = ++tick_;
+  stream->next = std::max(stream->next, end);
+  stream->window = std::clamp(stream->window * 2, kFirstWindow, kLargestWindow);
+  if (stream->extent_begin != extent.offset) {
+    stream->crossed = true;
+    stream->extent_begin = extent.offset;
+  }
+  const uint64_t limit = stream->crossed ? file_size : extent_end;
+  const uint64_t from = std::max(stream->next, stream->fetched);
+  const uint64_t to = std::min(stream->next + stream->window, limit);
+  // Not in drips: half a window at least, unless the extent ends.
+  if (to <= from || (to - from < stream->window / 2 && to != limit)) return {};
+  stream->fetched = to;
+  return {from, to - from};
+}
+
+}  // namespace weightfs

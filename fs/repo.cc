@@ -1,0 +1,275 @@
+#include "fs/repo.h"
+
+#include <algorithm>
+#include <future>
+#include <set>
+#include <utility>
+
+#include "formats/base/log.h"
+#include "formats/safetensors.h"
+#include "formats/shards.h"
+
+namespace weightfs {
+namespace {
+
+// Objects kept open: each holds two descriptors of the cache.
+constexpr size_t kMaxOpenFiles = 512;
+
+// Worth another try later, as against bytes that are wrong.
+bool IsTransient(Code code) {
+  return code != Code::kCorrupt && code != Code::kUnsupported;
+}
+
+// Names of folders and files that stand beside a set's tensors under
+// tensors/FORMAT/<folder>: the folders on the way to other shown sets.
+std::set<std::string> TakenNames(const Catalog& catalog,
+                                 const std::string& folder) {
+  std::set<std::string> taken;
+  const std::string prefix = folder.empty() ? "" : folder + "/";
+  for (const auto& [shown, set] : catalog.shown()) {
+    if (shown == folder || !shown.starts_with(prefix)) continue;
+    taken.insert(shown.substr(prefix.size(),
+                              shown.find('/', prefix.size()) - prefix.size()));
+  }
+  return taken;
+}
+
+std::vector<std::vector<IndexedSet::Extent>> ExtentsOf(
+    const TensorIndex& index) {
+  std::vector<std::vector<IndexedSet::Extent>> extents(index.objects().size());
+  const auto& tensors = index.tensors();
+  for (uint32_t i = 0; i < tensors.size(); ++i) {
+    for (const SourceRange& range : tensors[i].data) {
+      extents[range.object].push_back(
+          {range.offset, range.offset + range.length, i});
+    }
+  }
+  for (auto& of_file : extents) {
+    std::sort(of_file.begin(), of_file.end(),
+              [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  }
+  return extents;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Repo>> Repo::Open(const Parts& parts,
+                                         const RepoOptions& options) {
+  ASSIGN_OR_RETURN(auto snapshot, parts.origin->List());
+  return std::unique_ptr<Repo>(new Repo(parts, options, std::move(snapshot)));
+}
+
+Repo::Repo(const Parts& parts, const RepoOptions& options,
+           std::shared_ptr<const Snapshot> snapshot)
+    : parts_(parts),
+      options_(options),
+      snapshot_(std::move(snapshot)),
+      catalog_(Catalog::Create(*snapshot_)),
+      sets_(catalog_.sets().size()) {}
+
+std::shared_ptr<Object> Repo::FindOpenFile(uint32_t file) {
+  MutexLock lock(mutex_);
+  auto it = open_by_file_.find(file);
+  if (it == open_by_file_.end()) return nullptr;
+  open_.splice(open_.begin(), open_, it->second);
+  return it->second->second;
+}
+
+std::shared_ptr<Object> Repo::OpenFile(uint32_t file) {
+  if (auto open = FindOpenFile(file)) return open;
+  const FileInfo& info = snapshot_->files[file];
+  const std::string& name_space = parts_.origin->cache_namespace();
+  std::shared_ptr<CacheFile> in_cache;
+  if (parts_.cache != nullptr && !name_space.empty() && info.size > 0) {
+    auto opened = parts_.cache->OpenObject(name_space, info.id, info.size);
+    if (opened.has_value()) {
+      in_cache = std::move(*opened);
+    } else {
+      LogWarning("not kept in the cache: {} file={}", opened.error().ToString(),
+                 info.path);
+    }
+  }
+  auto object = parts_.fetcher->OpenObject(info, std::move(in_cache));
+
+  std::shared_ptr<Object> dropped;  // closed without the lock
+  MutexLock lock(mutex_);
+  if (auto it = open_by_file_.find(file); it != open_by_file_.end()) {
+    dropped = std::move(object);
+    return it->second->second;
+  }
+  if (open_.size() >= kMaxOpenFiles) {
+    dropped = std::move(open_.back().second);
+    open_by_file_.erase(open_.back().first);
+    open_.pop_back();
+  }
+  open_.emplace_front(file, object);
+  open_by_file_[file] = open_.begin();
+  return object;
+}
+
+std::shared_ptr<const IndexedSet> Repo::FindIndex(uint32_t set) {
+  MutexLock lock(mutex_);
+  return sets_[set].ready;
+}
+
+void Repo::WhenIndexed(uint32_t set, std::function<void(const Indexed&)> done) {
+  Indexed outcome = std::shared_ptr<const IndexedSet>();
+  bool load = false;
+  {
+    MutexLock lock(mutex_);
+    SetState& state = sets_[set];
+    const bool retry = state.phase == SetState::Phase::kFailed &&
+                       Clock::System().Now() >= state.retry_at;
+    if (state.phase == SetState::Phase::kReady) {
+      outcome = state.ready;
+    } else if (state.phase == SetState::Phase::kFailed && !retry) {
+      outcome = *state.error;
+    } else {
+      load = state.phase != SetState::Phase::kLoading;
+      state.phase = SetState::Phase::kLoading;
+      state.waiters.push_back(std::move(done));
+      done = nullptr;
+    }
+  }
+  if (done) return done(outcome);
+  if (load && !parts_.indexers->Submit([this, set] { Load(set); })) {
+    std::vector<std::function<void(const Indexed&)>> waiters;
+    {
+      MutexLock lock(mutex_);
+      waiters.swap(sets_[set].waiters);
+      sets_[set].phase = SetState::Phase::kAbsent;
+    }
+    const Indexed stopped = Error(Code::kCancelled, "shutting down");
+    for (auto& waiter : waiters) waiter(stopped);
+  }
+}
+
+Repo::Indexed Repo::WaitForIndex(uint32_t set) {
+  std::promise<Indexed> promise;
+  WhenIndexed(set, [&](const Indexed& indexed) { promise.set_value(indexed); });
+  return promise.get_future().get();
+}
+
+void Repo::LoadShownIndexes() {
+  for (const auto& [folder, set] : catalog_.shown()) {
+    for (uint32_t file : catalog_.sets()[set].files) {
+      const uint64_t size = snapshot_->files[file].size;
+      OpenFile(file)->Prefetch(0, std::min(size, kSafetensorsProbe));
+    }
+    WhenIndexed(set, [](const Indexed&) {});
+  }
+}
+
+void Repo::Load(uint32_t set) {
+  const Indexed outcome = Build(set);
+  if (!outcome.has_value()) {
+    LogWarning("no tensors of a weight set: {} set={}",
+               outcome.error().ToString(), catalog_.sets()[set].path);
+  }
+  std::vector<std::function<void(const Indexed&)>> waiters;
+  {
+    MutexLock lock(mutex_);
+    SetState& state = sets_[set];
+    waiters.swap(state.waiters);
+    if (outcome.has_value()) {
+      state.phase = SetState::Phase::kReady;
+      state.ready = *outcome;
+    } else {
+      state.phase = SetState::Phase::kFailed;
+      state.error = std::make_shared<const Error>(outcome.error());
+      // What is wrong for good stays so: the commit is pinned.
+      state.retry_at = IsTransient(outcome.error().code())
+                           ? Clock::System().Now() + options_.index_retry
+                           : Clock::Time::max();
+    }
+  }
+  for (auto& waiter : waiters) waiter(outcome);
+}
+
+Result<std::vector<uint32_t>> Repo::SetFiles(
+    const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,
+    std::vector<std::string>& problems) {
+  if (!set.index_file) return set.files;
+  ObjectSource source(OpenFile(*set.index_file), options_.metadata_timeout);
+  auto read = ReadShardIndex(source);
+  if (!read.has_value()) {
+    if (IsTransient(read.error().code()) || set.files.empty()) {
+      return std::move(read).error();
+    }
+    problems.push_back(read.error().message());
+    return set.files;
+  }
+  shard_index = std::make_unique<ShardIndex>(std::move(*read));
+  std::set<std::string> named;
+  for (const auto& [tensor, file] : shard_index->weight_map) named.insert(file);
+  std::vector<uint32_t> files;
+  for (const std::string& name : named) {
+    const std::string path =
+        set.folder.empty() ? name : set.folder + "/" + name;
+    const FileInfo* info = snapshot_->Find(path);
+    if (info == nullptr) {
+      problems.push_back(path + " is named by the index and missing");
+      continue;
+    }
+    files.push_back(static_cast<uint32_t>(info - snapshot_->files.data()));
+  }
+  return files;
+}
+
+Repo::Indexed Repo::Build(uint32_t set_ordinal) {
+  const WeightSet& set = catalog_.sets()[set_ordinal];
+  auto indexed = std::make_shared<IndexedSet>();
+  indexed->problems = set.problems;
+  std::unique_ptr<ShardIndex> shard_index;
+  ASSIGN_OR_RETURN(indexed->files,
+                   SetFiles(set, shard_index, indexed->problems));
+  for (uint32_t file : indexed->files) {
+    OpenFile(file)->Prefetch(
+        0, std::min(snapshot_->files[file].size, kSafetensorsProbe));
+  }
+  std::vector<Shard> shards;
+  for (uint32_t file : indexed->files) {
+    ObjectSource source(OpenFile(file), options_.metadata_timeout);
+    auto read = ReadSafetensors(source);
+    if (!read.has_value() && IsTransient(read.error().code())) {
+      return std::move(read).error();
+    }
+    Shard shard{snapshot_->files[file].path, Error(Code::kCorrupt, "not read")};
+    if (read.has_value()) {
+      shard.index = std::make_shared<const TensorIndex>(std::move(*read));
+    } else {
+      shard.index = std::move(read).error();
+    }
+    shards.push_back(std::move(shard));
+  }
+  if (!shards.empty() &&
+      std::none_of(shards.begin(), shards.end(),
+                   [](const Shard& s) { return s.index.has_value(); })) {
+    return shards.front().index.error();
+  }
+  ASSIGN_OR_RETURN(auto merged,
+                   MergeShards(shards, shard_index.get(), set.folder));
+  indexed->index = std::move(merged.index);
+  for (auto& problem : merged.problems) {
+    indexed->problems.push_back(std::move(problem));
+  }
+  // Only the files that gave tensors count as objects; see MergedSet.
+  std::vector<uint32_t> files;
+  for (const std::string& path : indexed->index.objects()) {
+    files.push_back(
+        static_cast<uint32_t>(snapshot_->Find(path) - snapshot_->files.data()));
+  }
+  indexed->files = std::move(files);
+  indexed->names = std::make_unique<const NameTree>(
+      indexed->index, TakenNames(catalog_, set.folder));
+  indexed->extents = ExtentsOf(indexed->index);
+  return std::shared_ptr<const IndexedSet>(std::move(indexed));
+}
+
+uint64_t Repo::CachedBytes(uint32_t file) {
+  const uint64_t size = snapshot_->files[file].size;
+  return static_cast<uint64_t>(OpenFile(file)->CachedFraction() *
+                               static_cast<double>(size));
+}
+
+}  // namespace weightfs

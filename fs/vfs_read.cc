@@ -1,0 +1,216 @@
+// Reads of the mount: from resident memory at once, else parked.
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+
+#include "formats/base/checked.h"
+#include "fs/vfs_impl.h"
+
+namespace weightfs {
+namespace {
+
+// An object's own deadline comes first: its error knows what was tried.
+constexpr std::chrono::seconds kDeadlineSlack{2};
+
+// A parked read: its buffer, its plan, and what was started for it. Lives until
+// the last of its object reads ended, even if it was answered before.
+struct ParkedRead {
+  std::unique_ptr<std::byte[]> buffer;
+  size_t size = 0;
+  Vfs::Done<std::span<const std::byte>> done;
+  Vfs::Impl::Reading reading;
+  std::atomic<size_t> left = 1;  // one is held while reads are started
+
+  Mutex mutex;
+  std::vector<std::pair<std::shared_ptr<Object>, ReadId>> started
+      GUARDED_BY(mutex);
+  bool aborted GUARDED_BY(mutex) = false;
+  std::optional<Error> error GUARDED_BY(mutex);
+
+  void Abort() EXCLUDES(mutex) {
+    std::vector<std::pair<std::shared_ptr<Object>, ReadId>> reads;
+    {
+      MutexLock lock(mutex);
+      aborted = true;
+      reads.swap(started);
+    }
+    for (auto& [object, id] : reads) object->CancelRead(id);
+  }
+};
+
+}  // namespace
+
+ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset) const {
+  const ByteRange whole{0, repo_.snapshot().files[file].size};
+  const auto set = set_of_file_[file];
+  const IndexPtr index = set ? repo_.FindIndex(*set) : nullptr;
+  if (index == nullptr) return whole;
+  const auto it = std::find(index->files.begin(), index->files.end(), file);
+  if (it == index->files.end()) return whole;
+  const auto& extents =
+      index->extents[static_cast<size_t>(it - index->files.begin())];
+  auto next = std::upper_bound(
+      extents.begin(), extents.end(), offset,
+      [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
+  if (next == extents.begin()) return {0, offset};  // the header
+  --next;
+  return {next->begin, next->end - next->begin};
+}
+
+Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
+                                               const IndexedSet* index,
+                                               uint64_t offset,
+                                               std::span<std::byte> out) const {
+  Reading reading;
+  if (id.kind == NodeKind::kRepoFile) {
+    if (!out.empty()) reading.sources.push_back({id.ordinal, offset, out});
+    reading.extent = ExtentAt(id.ordinal, offset);
+    return reading;
+  }
+  ASSIGN_OR_RETURN(const VirtualFile file, TensorFile(id, *index));
+  ASSIGN_OR_RETURN(reading.plan, file.Plan(offset, out));
+  for (const SourceRead& read : reading.plan.reads()) {
+    reading.sources.push_back(
+        {index->files[read.object], read.offset, read.dest});
+  }
+  // What else this file may need: the range that the read's first byte is in.
+  if (!reading.sources.empty()) {
+    const Source& first = reading.sources.front();
+    for (const SourceRange& range : index->index.tensors()[id.ordinal].data) {
+      if (index->files[range.object] == first.file &&
+          first.offset >= range.offset &&
+          first.offset - range.offset < range.length) {
+        reading.extent = {range.offset, range.length};
+      }
+    }
+  }
+  return reading;
+}
+
+void Vfs::Impl::ReadAhead(const Reading& reading) {
+  if (reading.sources.empty() || reading.extent.length == 0) return;
+  const Source& first = reading.sources.front();
+  const uint64_t size = repo_.snapshot().files[first.file].size;
+  const ByteRange ahead = readahead_.OnRead(
+      first.file, size, {first.offset, first.dest.size()}, reading.extent);
+  if (ahead.length == 0) return;
+  if (auto object = repo_.FindOpenFile(first.file)) {
+    object->Prefetch(ahead.offset, ahead.length);
+  }
+}
+
+std::optional<size_t> Vfs::TryRead(uint64_t node, uint64_t offset,
+                                   std::span<std::byte> out) {
+  const NodeId id = UnpackNode(node);
+  const auto set = impl_->SetOf(id);
+  const auto index = set ? impl_->repo_.FindIndex(*set) : nullptr;
+  if ((set && index == nullptr) || !impl_->Check(id, index.get()).has_value()) {
+    return std::nullopt;
+  }
+  if (id.kind != NodeKind::kRepoFile && id.kind != NodeKind::kTensorFile) {
+    return std::nullopt;
+  }
+  const uint64_t size = impl_->SizeOf(id, index.get());
+  if (offset >= size) return 0;
+  out = out.first(std::min<uint64_t>(out.size(), size - offset));
+  auto reading = impl_->PlanRead(id, index.get(), offset, out);
+  if (!reading.has_value()) return std::nullopt;
+  for (const Impl::Source& source : reading->sources) {
+    auto object = impl_->repo_.FindOpenFile(source.file);
+    if (object == nullptr || !object->TryRead(source.offset, source.dest)) {
+      return std::nullopt;
+    }
+  }
+  reading->plan.Finish();
+  impl_->ReadAhead(*reading);
+  return out.size();
+}
+
+namespace {
+
+// Ends one of the read's parts; the last one answers.
+void EndPart(ParkedOps& parked, OpId op,
+             const std::shared_ptr<ParkedRead>& read, Result<> result) {
+  if (!result.has_value()) {
+    MutexLock lock(read->mutex);
+    if (!read->error) read->error = std::move(result).error();
+  }
+  if (--read->left != 0 || !parked.Take(op)) return;
+  std::optional<Error> error;
+  {
+    MutexLock lock(read->mutex);
+    error = read->error;
+  }
+  if (error) return read->done(std::move(*error));
+  read->reading.plan.Finish();
+  read->done(std::span<const std::byte>(read->buffer.get(), read->size));
+}
+
+void StartParts(Vfs::Impl& impl, OpId op,
+                const std::shared_ptr<ParkedRead>& read, Clock::Time deadline) {
+  for (const Vfs::Impl::Source& source : read->reading.sources) {
+    {
+      MutexLock lock(read->mutex);
+      if (read->aborted) break;
+    }
+    auto object = impl.repo_.OpenFile(source.file);
+    ++read->left;
+    const ReadId id =
+        object->StartRead(source.offset, source.dest, ReadOptions{deadline},
+                          [&parked = impl.parked_, op, read](Result<> result) {
+                            EndPart(parked, op, read, std::move(result));
+                          });
+    bool cancel = false;
+    {
+      MutexLock lock(read->mutex);
+      cancel = read->aborted;
+      if (!cancel) read->started.emplace_back(object, id);
+    }
+    if (cancel) object->CancelRead(id);
+  }
+  EndPart(impl.parked_, op, read, {});
+}
+
+}  // namespace
+
+void Vfs::Read(OpId op, uint64_t node, uint64_t offset, size_t size,
+               Done<std::span<const std::byte>> done) {
+  using Bytes = std::span<const std::byte>;
+  const NodeId id = UnpackNode(node);
+  if (id.kind != NodeKind::kRepoFile && id.kind != NodeKind::kTensorFile) {
+    return impl_->Reply<Bytes>(op, done, Error(Code::kInvalid, "not a file"));
+  }
+  impl_->WithIndex<Bytes>(
+      op, id, std::move(done),
+      [this, id, offset, size](OpId parked, const Impl::IndexPtr& index,
+                               const Done<Bytes>& reply) {
+        const uint64_t file_size = impl_->SizeOf(id, index.get());
+        if (offset >= file_size || size == 0) {
+          return impl_->Reply<Bytes>(parked, reply, Bytes());
+        }
+        auto read = std::make_shared<ParkedRead>();
+        read->size = std::min<uint64_t>(size, file_size - offset);
+        read->buffer = std::make_unique_for_overwrite<std::byte[]>(read->size);
+        auto reading = impl_->PlanRead(
+            id, index.get(), offset, std::span(read->buffer.get(), read->size));
+        if (!reading.has_value()) {
+          return impl_->Reply<Bytes>(parked, reply, reading.error());
+        }
+        read->reading = std::move(*reading);
+        read->done = reply;
+        const auto deadline =
+            Clock::System().Now() + impl_->options_.read_timeout;
+        const bool parks = parked_.Park(
+            parked, deadline + kDeadlineSlack,
+            [read](Error error) { read->done(std::move(error)); },
+            [read] { read->Abort(); });
+        if (!parks) return;
+        impl_->pool_.Submit([this, parked, read, deadline] {
+          StartParts(*impl_, parked, read, deadline);
+          impl_->ReadAhead(read->reading);
+        });
+      });
+}
+
+}  // namespace weightfs
