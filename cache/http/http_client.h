@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,9 +28,11 @@ struct HttpRequest {
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
   std::chrono::milliseconds connect_timeout{10'000};
-  // No byte for this long ends the request (kUnavailable, "stalled").
+  // Fewer than `stall_bytes` in this long, once connected, end the request
+  // (kUnavailable, "stalled").
   std::chrono::milliseconds stall_timeout{30'000};
-  // The whole request; 0: no limit.
+  uint64_t stall_bytes = 1;  // headers count, too
+  // The whole request, waiting for a connection included; 0: no limit.
   std::chrono::milliseconds total_timeout{0};
 };
 
@@ -51,7 +54,8 @@ class HttpHandler {
   virtual bool OnBody(std::span<const std::byte> bytes) = 0;
   // The end, exactly once. OK: a response came, whatever its status, and its
   // body as long as it announced. kUnavailable: no connection, broken or
-  // stalled. Messages hold the URL without its query.
+  // stalled. kDenied: the server's certificate is not trusted. kInvalid: not a
+  // request that can be sent. Messages hold the URL without its query.
   virtual void OnDone(Result<> result) = 0;
 };
 
@@ -59,11 +63,15 @@ using HttpId = uint64_t;  // never 0, never reused
 
 struct HttpClientOptions {
   std::string user_agent;
-  size_t connections_per_host = 16;
+  size_t connections_per_host = 16;  // requests over it wait, first come first
 };
 
+// Proxies come from the environment as for curl (http_proxy, HTTPS_PROXY,
+// NO_PROXY, …), trusted certificates from CURL_CA_BUNDLE, REQUESTS_CA_BUNDLE,
+// SSL_CERT_FILE and SSL_CERT_DIR, else the system's.
 class HttpClient {
  public:
+  // Starts the loop thread: not before the process has daemonised.
   static Result<std::unique_ptr<HttpClient>> Create(
       const HttpClientOptions& options);
   // Ends every request with kCancelled. Not to be called from a handler.
@@ -73,6 +81,8 @@ class HttpClient {
                        std::shared_ptr<HttpHandler> handler) = 0;
   // OnDone comes soon; unknown ids are ignored.
   virtual void Cancel(HttpId id) = 0;
+  // Runs `task` on the loop thread, soon. It must not block.
+  virtual void Post(std::function<void()> task) = 0;
 };
 
 struct HttpReply {

@@ -5,6 +5,7 @@
 #ifndef WEIGHTFS_CACHE_HUB_TOKEN_H_
 #define WEIGHTFS_CACHE_HUB_TOKEN_H_
 
+#include <atomic>
 #include <optional>
 #include <string>
 
@@ -19,7 +20,8 @@ class TokenProvider {
   explicit TokenProvider(const std::string& token_file = "");
 
   // The token now, without surrounding white space; nothing if there is none.
-  // A file is read anew at every call, so a renewed token is picked up.
+  // A file is read anew at every call, so a renewed token is picked up. A file
+  // that cannot be read counts as no token, and is logged once.
   std::optional<std::string> Get() const;
   // Where it would come from, for messages: "HF_TOKEN", a path, or "none".
   // Never the token.
@@ -29,6 +31,7 @@ class TokenProvider {
   std::string variable_;  // name of the variable that held `value_`, or empty
   std::string value_;
   std::string file_;  // path, or empty
+  mutable std::atomic<bool> logged_{false};
 };
 
 }  // namespace weightfs

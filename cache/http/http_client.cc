@@ -1,0 +1,623 @@
+#include "cache/http/http_client.h"
+
+#include <curl/curl.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "cache/http/http_fields.h"
+#include "cache/http/url.h"
+#include "formats/base/mutex.h"
+#include "formats/base/worker_pool.h"
+
+namespace weightfs {
+namespace {
+
+using std::chrono::milliseconds;
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+constexpr size_t kMaxHeaderBytes = 128 << 10;  // of one response
+constexpr size_t kMaxHeaders = 512;
+constexpr long kReceiveBuffer = 512 << 10;   // CURLOPT_BUFFERSIZE
+constexpr long kIdleConnections = 64;        // kept open, all hosts
+constexpr milliseconds kIdlePoll{60'000};    // nothing to do: a wakeup ends it
+constexpr milliseconds kBrokenPollWait{10};  // poll failed: do not spin
+
+struct FreeEasy {
+  void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+struct FreeMulti {
+  void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
+};
+struct FreeShare {
+  void operator()(CURLSH* share) const { curl_share_cleanup(share); }
+};
+struct FreeList {
+  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+using CurlEasy = std::unique_ptr<CURL, FreeEasy>;
+using CurlMulti = std::unique_ptr<CURLM, FreeMulti>;
+using CurlShare = std::unique_ptr<CURLSH, FreeShare>;
+using CurlList = std::unique_ptr<curl_slist, FreeList>;
+
+std::string_view Environment(const char* name) {
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here calls setenv
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string_view() : std::string_view(value);
+}
+
+bool IsFolder(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+// Where trusted certificates are, if the environment says so. libcurl itself
+// does not look; its command and the Hub's clients do.
+struct Certificates {
+  std::string file;
+  std::string folder;
+};
+
+Certificates FindCertificates() {
+  Certificates found;
+  for (const char* name :
+       {"CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"}) {
+    const std::string path(Environment(name));
+    if (path.empty()) continue;
+    (IsFolder(path) ? found.folder : found.file) = path;
+    return found;
+  }
+  found.folder = Environment("SSL_CERT_DIR");
+  return found;
+}
+
+struct Transfer {
+  HttpId id = 0;
+  HttpRequest request;
+  std::shared_ptr<HttpHandler> handler;
+  std::string origin;  // the connection limit counts by it
+  SteadyTime requested;
+  SteadyTime started;
+  CurlEasy easy;
+  CurlList headers;
+  std::array<char, CURL_ERROR_SIZE> curl_message{};
+
+  HttpResponse response;
+  size_t header_bytes = 0;
+  bool responded = false;      // OnResponse was called
+  bool connected = false;      // the stall timer runs
+  std::optional<Error> error;  // why a callback of ours stopped the transfer
+  uint64_t bytes = 0;          // received
+  SteadyTime window_start;     // of the stall window
+  uint64_t window_bytes = 0;   // `bytes` then
+
+  void CountBytes(size_t count) {
+    bytes += count;
+    if (bytes - window_bytes < request.stall_bytes) return;
+    window_start = std::chrono::steady_clock::now();
+    window_bytes = bytes;
+  }
+
+  Error Fail(Code code, std::string_view what) const {
+    return MakeError(code, "{} {}: {}", request.method, RedactUrl(request.url),
+                     what);
+  }
+};
+
+// "HTTP/1.1 206 Partial Content" gives 206.
+std::optional<int> StatusOf(std::string_view line) {
+  const size_t space = line.find(' ');
+  if (!line.starts_with("HTTP/") || space == std::string_view::npos) {
+    return std::nullopt;
+  }
+  const auto status = ParseDecimal(line.substr(space + 1, 3));
+  if (!status || *status < 100 || *status > 999) return std::nullopt;
+  return static_cast<int>(*status);
+}
+
+std::string_view StripLine(std::string_view line) {
+  while (!line.empty() && (line.back() == '\r' || line.back() == '\n')) {
+    line.remove_suffix(1);
+  }
+  return line;
+}
+
+void AddHeader(std::string_view line, HttpResponse& response) {
+  const size_t colon = line.find(':');
+  // A line that starts with a blank continues the one before: obsolete, and no
+  // header that matters here is written so.
+  if (colon == 0 || colon == std::string_view::npos || line.front() == ' ' ||
+      line.front() == '\t') {
+    return;
+  }
+  std::string_view value = line.substr(colon + 1);
+  const size_t first = value.find_first_not_of(" \t");
+  value = first == std::string_view::npos
+              ? std::string_view()
+              : value.substr(first, value.find_last_not_of(" \t") - first + 1);
+  response.headers.emplace_back(line.substr(0, colon), value);
+}
+
+// False stops the transfer.
+bool TakeHeaderLine(Transfer& transfer, std::string_view line) {
+  transfer.header_bytes += line.size();
+  if (transfer.header_bytes > kMaxHeaderBytes ||
+      transfer.response.headers.size() > kMaxHeaders) {
+    transfer.error = transfer.Fail(Code::kUnavailable, "headers too large");
+    return false;
+  }
+  if (transfer.responded) return true;  // a trailer
+  line = StripLine(line);
+  if (line.starts_with("HTTP/")) {
+    const auto status = StatusOf(line);
+    if (!status) {
+      transfer.error = transfer.Fail(Code::kUnavailable, "a bad status line");
+      return false;
+    }
+    transfer.response = HttpResponse{*status, {}};
+    return true;
+  }
+  if (!line.empty()) {
+    AddHeader(line, transfer.response);
+    return true;
+  }
+  if (transfer.response.status < 200) return true;  // the final one follows
+  transfer.responded = true;
+  return transfer.handler->OnResponse(transfer.response);
+}
+
+size_t HeaderCallback(char* data, size_t size, size_t count, void* user) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  const size_t bytes = size * count;
+  transfer.CountBytes(bytes);
+  return TakeHeaderLine(transfer, {data, bytes}) ? bytes : 0;
+}
+
+size_t BodyCallback(char* data, size_t size, size_t count, void* user) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  const size_t bytes = size * count;
+  transfer.CountBytes(bytes);
+  const bool go_on =
+      transfer.handler->OnBody(std::as_bytes(std::span(data, bytes)));
+  return go_on ? bytes : CURL_WRITEFUNC_ERROR;
+}
+
+int ConnectedCallback(void* user, char* /*remote_ip*/, char* /*local_ip*/,
+                      int /*remote_port*/, int /*local_port*/) {
+  auto& transfer = *static_cast<Transfer*>(user);
+  transfer.connected = true;
+  transfer.window_start = std::chrono::steady_clock::now();
+  return CURL_PREREQFUNC_OK;
+}
+
+Code CodeOf(CURLcode code) {
+  switch (code) {
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+      return Code::kDenied;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL:
+      return Code::kInvalid;
+    default:
+      return Code::kUnavailable;
+  }
+}
+
+Result<> ResultOf(const Transfer& transfer, CURLcode code) {
+  if (transfer.error) return *transfer.error;
+  if (code == CURLE_WRITE_ERROR || code == CURLE_ABORTED_BY_CALLBACK) {
+    return transfer.Fail(Code::kCancelled, "stopped by its reader");
+  }
+  if (code == CURLE_OK && transfer.responded) return {};
+  if (code == CURLE_OK) return transfer.Fail(Code::kUnavailable, "no response");
+  const std::string_view detail = transfer.curl_message.data();
+  return transfer.Fail(
+      CodeOf(code),
+      detail.empty() ? std::string_view(curl_easy_strerror(code)) : detail);
+}
+
+// A header that would smuggle in another, or a method that is none.
+bool IsSendable(const HttpRequest& request) {
+  const auto clean = [](std::string_view text) {
+    return text.find_first_of(std::string_view("\r\n\0", 3)) ==
+           std::string_view::npos;
+  };
+  if (request.method != "GET" && request.method != "HEAD") return false;
+  return std::all_of(request.headers.begin(), request.headers.end(),
+                     [&](const auto& header) {
+                       return !header.first.empty() && clean(header.first) &&
+                              clean(header.second) && !header.second.empty();
+                     });
+}
+
+class CurlHttpClient final : public HttpClient {
+ public:
+  CurlHttpClient(const HttpClientOptions& options, CurlMulti multi,
+                 CurlShare share)
+      : options_(options),
+        certificates_(FindCertificates()),
+        share_(std::move(share)),
+        multi_(std::move(multi)),
+        thread_(StartThread("wfs-http", [this] { Run(); })) {}
+
+  ~CurlHttpClient() override {
+    {
+      MutexLock lock(mutex_);
+      stopping_ = true;
+    }
+    curl_multi_wakeup(multi_.get());
+    thread_.join();
+  }
+
+  HttpId Start(HttpRequest request,
+               std::shared_ptr<HttpHandler> handler) override {
+    auto transfer = std::make_unique<Transfer>();
+    transfer->request = std::move(request);
+    transfer->handler = std::move(handler);
+    transfer->requested = std::chrono::steady_clock::now();
+    if (auto url = Url::Parse(transfer->request.url); !url) {
+      transfer->error = url.error();
+    } else if (!IsSendable(transfer->request)) {
+      transfer->error =
+          transfer->Fail(Code::kInvalid, "a method or header not to be sent");
+    } else {
+      transfer->origin = url->Origin();
+    }
+    HttpId id = 0;
+    {
+      MutexLock lock(mutex_);
+      id = transfer->id = next_id_++;
+      started_.push_back(std::move(transfer));
+    }
+    curl_multi_wakeup(multi_.get());
+    return id;
+  }
+
+  void Cancel(HttpId id) override {
+    {
+      MutexLock lock(mutex_);
+      cancelled_.push_back(id);
+    }
+    curl_multi_wakeup(multi_.get());
+  }
+
+  void Post(std::function<void()> task) override {
+    {
+      MutexLock lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    curl_multi_wakeup(multi_.get());
+  }
+
+ private:
+  using TransferPtr = std::unique_ptr<Transfer>;
+
+  void Run() {
+    while (!TakeOrders()) {
+      Admit();
+      int running = 0;
+      curl_multi_perform(multi_.get(), &running);
+      // In this order: after the process was stopped for a while, bytes that
+      // wait in sockets are read before anybody is called stalled.
+      TakeFinished();
+      EndOverdue();
+      if (HasOrders()) continue;
+      Admit();
+      const CURLMcode code =
+          curl_multi_poll(multi_.get(), nullptr, 0, PollTimeout(), nullptr);
+      if (code != CURLM_OK) std::this_thread::sleep_for(kBrokenPollWait);
+    }
+    EndEverything();
+  }
+
+  bool HasOrders() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return stopping_ || !started_.empty() || !cancelled_.empty() ||
+           !tasks_.empty();
+  }
+
+  // Carries out what other threads and handlers asked for. True: stop.
+  bool TakeOrders() EXCLUDES(mutex_) {
+    for (;;) {
+      std::deque<TransferPtr> started;
+      std::vector<HttpId> cancelled;
+      std::deque<std::function<void()>> tasks;
+      bool stopping = false;
+      {
+        MutexLock lock(mutex_);
+        started.swap(started_);
+        cancelled.swap(cancelled_);
+        tasks.swap(tasks_);
+        stopping = stopping_;
+      }
+      if (started.empty() && cancelled.empty() && tasks.empty()) {
+        return stopping;
+      }
+      for (TransferPtr& transfer : started) {
+        if (stopping && !transfer->error) {
+          transfer->error = transfer->Fail(Code::kCancelled, "shutting down");
+        }
+        if (transfer->error) {
+          transfer->handler->OnDone(*transfer->error);
+        } else {
+          queued_.push_back(std::move(transfer));
+        }
+      }
+      for (HttpId id : cancelled) CancelNow(id);
+      for (auto& task : tasks) task();
+    }
+  }
+
+  void CancelNow(HttpId id) {
+    if (const auto it = active_.find(id); it != active_.end()) {
+      End(*it->second, it->second->Fail(Code::kCancelled, "cancelled"));
+      return;
+    }
+    const auto it = std::find_if(
+        queued_.begin(), queued_.end(),
+        [id](const TransferPtr& queued) { return queued->id == id; });
+    if (it == queued_.end()) return;
+    const TransferPtr transfer = std::move(*it);
+    queued_.erase(it);
+    transfer->handler->OnDone(transfer->Fail(Code::kCancelled, "cancelled"));
+  }
+
+  // Hands waiting requests to curl, as far as their hosts' limits allow.
+  void Admit() {
+    for (auto it = queued_.begin(); it != queued_.end();) {
+      size_t& connections = connections_[(*it)->origin];
+      if (connections >= options_.connections_per_host) {
+        ++it;
+        continue;
+      }
+      TransferPtr transfer = std::move(*it);
+      it = queued_.erase(it);
+      if (!SetUp(*transfer)) {
+        // Handlers may only start requests, which does not touch queued_.
+        transfer->handler->OnDone(
+            transfer->Fail(Code::kUnavailable, "out of memory"));
+        continue;
+      }
+      ++connections;
+      const HttpId id = transfer->id;
+      active_.emplace(id, std::move(transfer));
+    }
+  }
+
+  bool SetUp(Transfer& transfer) {
+    transfer.easy.reset(curl_easy_init());
+    if (transfer.easy == nullptr) return false;
+    for (const auto& [name, value] : transfer.request.headers) {
+      curl_slist* grown = curl_slist_append(transfer.headers.get(),
+                                            (name + ": " + value).c_str());
+      if (grown == nullptr) return false;
+      (void)transfer.headers.release();  // `grown` is the same list, or its new
+      transfer.headers.reset(grown);     // head
+    }
+    SetProtocolOptions(transfer);
+    SetCallbacks(transfer);
+    transfer.started = std::chrono::steady_clock::now();
+    return curl_multi_add_handle(multi_.get(), transfer.easy.get()) == CURLM_OK;
+  }
+
+  void SetProtocolOptions(const Transfer& transfer) {
+    CURL* easy = transfer.easy.get();
+    const HttpRequest& request = transfer.request;
+    curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
+    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
+    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
+                     static_cast<long>(CURL_HTTP_VERSION_1_1));
+    curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+    curl_easy_setopt(easy, CURLOPT_HTTP_CONTENT_DECODING, 0L);
+    curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
+    curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    // What is meant for the server is not shown to a proxy's CONNECT.
+    curl_easy_setopt(easy, CURLOPT_HEADEROPT,
+                     static_cast<long>(CURLHEADER_SEPARATE));
+    if (request.method == "HEAD") curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer.headers.get());
+    if (!options_.user_agent.empty()) {
+      curl_easy_setopt(easy, CURLOPT_USERAGENT, options_.user_agent.c_str());
+    }
+    if (!certificates_.file.empty()) {
+      curl_easy_setopt(easy, CURLOPT_CAINFO, certificates_.file.c_str());
+    }
+    if (!certificates_.folder.empty()) {
+      curl_easy_setopt(easy, CURLOPT_CAPATH, certificates_.folder.c_str());
+    }
+    curl_easy_setopt(easy, CURLOPT_SHARE, share_.get());
+    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
+    curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBuffer);
+    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
+                     static_cast<long>(request.connect_timeout.count()));
+    // A name look-up that hangs in the resolver is left behind, not waited for.
+    curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+  }
+
+  static void SetCallbacks(Transfer& transfer) {
+    CURL* easy = transfer.easy.get();
+    curl_easy_setopt(easy, CURLOPT_PRIVATE, &transfer);
+    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer.curl_message.data());
+    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, &HeaderCallback);
+    curl_easy_setopt(easy, CURLOPT_HEADERDATA, &transfer);
+    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, &BodyCallback);
+    curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
+    curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, &ConnectedCallback);
+    curl_easy_setopt(easy, CURLOPT_PREREQDATA, &transfer);
+  }
+
+  void TakeFinished() {
+    int left = 0;
+    while (CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      // `message` dies with curl_multi_remove_handle.
+      const CURLcode code = message->data.result;
+      Transfer* transfer = nullptr;
+      curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
+      End(*transfer, ResultOf(*transfer, code));
+    }
+  }
+
+  // Takes an active transfer from curl and tells its handler.
+  void End(Transfer& transfer, Result<> result) {
+    curl_multi_remove_handle(multi_.get(), transfer.easy.get());
+    if (const auto it = connections_.find(transfer.origin);
+        it != connections_.end() && --it->second == 0) {
+      connections_.erase(it);
+    }
+    const auto node = active_.extract(transfer.id);
+    transfer.easy.reset();
+    transfer.handler->OnDone(std::move(result));
+  }
+
+  static SteadyTime Deadline(const Transfer& transfer) {
+    SteadyTime deadline = SteadyTime::max();
+    if (transfer.request.total_timeout.count() > 0) {
+      deadline = transfer.requested + transfer.request.total_timeout;
+    }
+    if (transfer.easy == nullptr) return deadline;  // waits for a connection
+    return std::min(deadline,
+                    transfer.connected
+                        ? transfer.window_start + transfer.request.stall_timeout
+                        : transfer.started + transfer.request.connect_timeout);
+  }
+
+  static Error Overdue(const Transfer& transfer, SteadyTime now) {
+    const HttpRequest& request = transfer.request;
+    if (request.total_timeout.count() > 0 &&
+        transfer.requested + request.total_timeout <= now) {
+      return transfer.Fail(
+          Code::kUnavailable,
+          fmt::format("not done after {} ms", request.total_timeout.count()));
+    }
+    if (!transfer.connected) {
+      return transfer.Fail(Code::kUnavailable,
+                           fmt::format("no connection after {} ms",
+                                       request.connect_timeout.count()));
+    }
+    return transfer.Fail(
+        Code::kUnavailable,
+        fmt::format("stalled: {} bytes, then fewer than {} in {} ms",
+                    transfer.window_bytes, request.stall_bytes,
+                    request.stall_timeout.count()));
+  }
+
+  void EndOverdue() {
+    const SteadyTime now = std::chrono::steady_clock::now();
+    std::vector<Transfer*> overdue;
+    for (const auto& [id, transfer] : active_) {
+      if (Deadline(*transfer) <= now) overdue.push_back(transfer.get());
+    }
+    for (Transfer* transfer : overdue) End(*transfer, Overdue(*transfer, now));
+    std::vector<TransferPtr> late;
+    for (auto it = queued_.begin(); it != queued_.end();) {
+      if (Deadline(**it) > now) {
+        ++it;
+        continue;
+      }
+      late.push_back(std::move(*it));
+      it = queued_.erase(it);
+    }
+    for (const TransferPtr& transfer : late) {
+      transfer->handler->OnDone(Overdue(*transfer, now));
+    }
+  }
+
+  int PollTimeout() const {
+    SteadyTime next = SteadyTime::max();
+    for (const auto& [id, transfer] : active_) {
+      next = std::min(next, Deadline(*transfer));
+    }
+    for (const TransferPtr& transfer : queued_) {
+      next = std::min(next, Deadline(*transfer));
+    }
+    if (next == SteadyTime::max()) return static_cast<int>(kIdlePoll.count());
+    const auto wait = std::chrono::ceil<milliseconds>(
+        next - std::chrono::steady_clock::now());
+    return static_cast<int>(
+        std::clamp(wait, milliseconds(0), kIdlePoll).count());
+  }
+
+  // Handlers may start more while they are told: those end at once, too.
+  void EndEverything() {
+    while (!active_.empty()) {
+      Transfer& transfer = *active_.begin()->second;
+      End(transfer, transfer.Fail(Code::kCancelled, "shutting down"));
+    }
+    while (!queued_.empty()) {
+      const TransferPtr transfer = std::move(queued_.front());
+      queued_.pop_front();
+      transfer->handler->OnDone(
+          transfer->Fail(Code::kCancelled, "shutting down"));
+    }
+    TakeOrders();
+  }
+
+  const HttpClientOptions options_;
+  const Certificates certificates_;
+  // TLS sessions, so that a new connection to a known host resumes one. Used by
+  // the loop thread alone, hence without locks.
+  const CurlShare share_;
+  const CurlMulti multi_;  // the loop thread's, but for wakeups
+
+  // The loop thread's.
+  std::deque<TransferPtr> queued_;
+  std::unordered_map<HttpId, TransferPtr> active_;
+  std::unordered_map<std::string, size_t> connections_;  // active, by origin
+
+  Mutex mutex_;  // a leaf: no other lock and no callback inside
+  std::deque<TransferPtr> started_ GUARDED_BY(mutex_);
+  std::vector<HttpId> cancelled_ GUARDED_BY(mutex_);
+  std::deque<std::function<void()>> tasks_ GUARDED_BY(mutex_);
+  HttpId next_id_ GUARDED_BY(mutex_) = 1;
+  bool stopping_ GUARDED_BY(mutex_) = false;
+
+  std::jthread thread_;
+};
+
+}  // namespace
+
+std::optional<std::string_view> HttpResponse::Header(
+    std::string_view name) const {
+  for (const auto& [key, value] : headers) {
+    if (key.size() == name.size() &&
+        strncasecmp(key.data(), name.data(), name.size()) == 0) {
+      return value;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<std::unique_ptr<HttpClient>> HttpClient::Create(
+    const HttpClientOptions& options) {
+  static const CURLcode initialised = curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (initialised != CURLE_OK) {
+    return MakeError(Code::kIo, "libcurl: {}", curl_easy_strerror(initialised));
+  }
+  CurlMulti multi(curl_multi_init());
+  CurlShare share(curl_share_init());
+  if (multi == nullptr || share == nullptr ||
+      curl_multi_wakeup(multi.get()) != CURLM_OK) {
+    return Error(Code::kIo,
+                 "libcurl: cannot start (out of memory or file descriptors)");
+  }
+  curl_multi_setopt(multi.get(), CURLMOPT_PIPELINING,
+                    static_cast<long>(CURLPIPE_NOTHING));
+  curl_multi_setopt(multi.get(), CURLMOPT_MAXCONNECTS, kIdleConnections);
+  curl_share_setopt(share.get(), CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
+  return std::unique_ptr<HttpClient>(std::make_unique<CurlHttpClient>(
+      options, std::move(multi), std::move(share)));
+}
+
+}  // namespace weightfs

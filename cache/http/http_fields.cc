@@ -1,0 +1,190 @@
+#include "cache/http/http_fields.h"
+
+#include <curl/curl.h>
+#include <strings.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace weightfs {
+namespace {
+
+bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
+}
+
+std::string_view Trim(std::string_view text) {
+  const size_t first = text.find_first_not_of(" \t");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
+}
+
+// Where the element that starts at the front of `text` ends: at the first
+// `separator` that is not in quotes.
+size_t ElementEnd(std::string_view text, char separator) {
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (quoted && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '"') {
+      quoted = !quoted;
+    } else if (!quoted && text[i] == separator) {
+      return i;
+    }
+  }
+  return text.size();
+}
+
+// True if the parameters of a link hold rel with the token `next`.
+bool HasRelNext(std::string_view parameters) {
+  while (!parameters.empty()) {
+    const size_t end = ElementEnd(parameters, ';');
+    const std::string_view pair = Trim(parameters.substr(0, end));
+    parameters.remove_prefix(std::min(end + 1, parameters.size()));
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos ||
+        !EqualsIgnoreCase(Trim(pair.substr(0, equals)), "rel")) {
+      continue;
+    }
+    std::string_view value = Trim(pair.substr(equals + 1));
+    if (value.size() >= 2 && value.front() == '"' && value.back() == '"') {
+      value = value.substr(1, value.size() - 2);
+    }
+    while (!value.empty()) {
+      const size_t space = std::min(value.find(' '), value.size());
+      if (EqualsIgnoreCase(value.substr(0, space), "next")) return true;
+      value.remove_prefix(std::min(space + 1, value.size()));
+    }
+    return false;  // a second rel is ignored, RFC 8288 §3.3
+  }
+  return false;
+}
+
+std::optional<std::string> NextLinkIn(std::string_view header) {
+  while (true) {
+    const size_t open = header.find('<');
+    if (open == std::string_view::npos) return std::nullopt;
+    const size_t close = header.find('>', open);
+    if (close == std::string_view::npos) return std::nullopt;
+    const std::string_view target = header.substr(open + 1, close - open - 1);
+    header.remove_prefix(close + 1);
+    const size_t end = ElementEnd(header, ',');
+    if (HasRelNext(header.substr(0, end))) return std::string(target);
+    header.remove_prefix(std::min(end + 1, header.size()));
+  }
+}
+
+// `"api";r=0;t=55` gives 56 s; nothing unless r is 0.
+std::optional<std::chrono::seconds> RateLimitWait(std::string_view header) {
+  const std::string_view item = header.substr(0, ElementEnd(header, ','));
+  std::optional<uint64_t> remaining;
+  std::optional<uint64_t> seconds;
+  std::string_view rest = item;
+  while (!rest.empty()) {
+    const size_t end = ElementEnd(rest, ';');
+    const std::string_view part = Trim(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (part.starts_with("r=")) remaining = ParseDecimal(part.substr(2));
+    if (part.starts_with("t=")) seconds = ParseDecimal(part.substr(2));
+  }
+  if (remaining != uint64_t{0} || !seconds) return std::nullopt;
+  return std::chrono::seconds(std::min<uint64_t>(*seconds, 3600) + 1);
+}
+
+}  // namespace
+
+std::optional<uint64_t> ParseDecimal(std::string_view text) {
+  uint64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (text.empty() || error != std::errc() || stop != end) return std::nullopt;
+  return value;
+}
+
+std::optional<ContentRange> ParseContentRange(std::string_view text) {
+  text = Trim(text);
+  if (text.size() < 6 || !EqualsIgnoreCase(text.substr(0, 6), "bytes ")) {
+    return std::nullopt;
+  }
+  text = Trim(text.substr(6));
+  const size_t dash = text.find('-');
+  const size_t slash = text.find('/');
+  if (dash == std::string_view::npos || slash == std::string_view::npos ||
+      slash < dash) {
+    return std::nullopt;
+  }
+  const auto first = ParseDecimal(text.substr(0, dash));
+  const auto last = ParseDecimal(text.substr(dash + 1, slash - dash - 1));
+  if (!first || !last || *first > *last) return std::nullopt;
+  ContentRange range{*first, *last, std::nullopt};
+  if (text.substr(slash + 1) == "*") return range;
+  range.total = ParseDecimal(text.substr(slash + 1));
+  if (!range.total || *range.total <= *last) return std::nullopt;
+  return range;
+}
+
+std::optional<std::string> NextLink(const HttpResponse& response) {
+  for (const auto& [name, value] : response.headers) {
+    if (!EqualsIgnoreCase(name, "Link")) continue;
+    if (auto link = NextLinkIn(value)) return link;
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> ContentLength(const HttpResponse& response) {
+  const auto value = response.Header("Content-Length");
+  return value ? ParseDecimal(Trim(*value)) : std::nullopt;
+}
+
+std::optional<std::chrono::milliseconds> RetryAfter(
+    const HttpResponse& response) {
+  std::optional<std::chrono::milliseconds> wait;
+  if (const auto header = response.Header("RateLimit")) {
+    wait = RateLimitWait(*header);
+  }
+  if (const auto header = response.Header("Retry-After")) {
+    if (const auto seconds = ParseDecimal(Trim(*header))) {
+      const std::chrono::seconds named(std::min<uint64_t>(*seconds, 3600));
+      wait = std::max<std::chrono::milliseconds>(
+          wait.value_or(std::chrono::milliseconds(0)), named);
+    }
+  }
+  return wait;
+}
+
+std::optional<std::chrono::system_clock::time_point> ParseHttpDate(
+    std::string_view text) {
+  const std::string zero_ended(text);
+  const time_t seconds = curl_getdate(zero_ended.c_str(), nullptr);
+  if (seconds < 0) return std::nullopt;
+  return std::chrono::system_clock::from_time_t(seconds);
+}
+
+std::string_view NormalizeEtag(std::string_view etag) {
+  etag = Trim(etag);
+  if (etag.starts_with("W/")) etag.remove_prefix(2);
+  if (etag.size() >= 2 && etag.front() == '"' && etag.back() == '"') {
+    etag = etag.substr(1, etag.size() - 2);
+  }
+  return etag;
+}
+
+std::string Printable(std::string_view text) {
+  constexpr size_t kMaxShown = 300;
+  std::string shown(text.substr(0, kMaxShown));
+  for (char& c : shown) {
+    const auto byte = static_cast<unsigned char>(c);
+    // C1 control bytes reach some terminals as single bytes; text that is not
+    // ASCII is not worth the risk.
+    if (byte < 0x20 || byte >= 0x7f) c = '?';
+  }
+  if (text.size() > kMaxShown) shown += "...";
+  return shown;
+}
+
+bool IsRedirect(int status) {
+  return status == 301 || status == 302 || status == 303 || status == 307 ||
+         status == 308;
+}
+
+}  // namespace weightfs

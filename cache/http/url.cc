@@ -1,0 +1,207 @@
+#include "cache/http/url.h"
+
+#include <curl/curl.h>
+
+#include <cctype>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+namespace weightfs {
+namespace {
+
+constexpr size_t kMaxUrlBytes = 32 << 10;
+
+struct FreeCurlUrl {
+  void operator()(CURLU* url) const { curl_url_cleanup(url); }
+};
+using CurlUrl = std::unique_ptr<CURLU, FreeCurlUrl>;
+
+// The part as curl keeps it (encoded); empty if there is none.
+std::string Part(CURLU* url, CURLUPart part, unsigned flags = 0) {
+  char* text = nullptr;
+  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) return "";
+  std::string value(text);
+  curl_free(text);
+  return value;
+}
+
+std::string Lower(std::string text) {
+  for (char& c : text) {
+    c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return text;
+}
+
+bool IsUnreserved(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         (c >= '0' && c <= '9') || std::strchr("-._~", c) != nullptr;
+}
+
+int HexValue(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+std::string PercentDecode(std::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size()) {
+      const int high = HexValue(text[i + 1]);
+      const int low = HexValue(text[i + 2]);
+      if (high >= 0 && low >= 0) {
+        decoded += static_cast<char>(high * 16 + low);
+        i += 2;
+        continue;
+      }
+    }
+    decoded += text[i] == '+' ? ' ' : text[i];
+  }
+  return decoded;
+}
+
+// Bytes that no URL holds unencoded; a space is let through, since some servers
+// send it in Location.
+bool HasControlBytes(std::string_view text) {
+  for (char c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) return true;
+  }
+  return false;
+}
+
+Error NotAUrl(std::string_view text, std::string_view why) {
+  return MakeError(Code::kInvalid, "{}: {}", RedactUrl(text), why);
+}
+
+}  // namespace
+
+Result<Url> Url::Parse(std::string_view text) {
+  if (text.size() > kMaxUrlBytes) return NotAUrl(text, "URL too long");
+  if (HasControlBytes(text)) return NotAUrl(text, "control bytes in a URL");
+  const CurlUrl parsed(curl_url());
+  if (parsed == nullptr) return NotAUrl(text, "out of memory");
+  const std::string zero_ended(text);
+  const CURLUcode code =
+      curl_url_set(parsed.get(), CURLUPART_URL, zero_ended.c_str(),
+                   CURLU_URLENCODE | CURLU_ALLOW_SPACE);
+  if (code != CURLUE_OK) return NotAUrl(text, curl_url_strerror(code));
+  Url url;
+  url.scheme_ = Lower(Part(parsed.get(), CURLUPART_SCHEME));
+  if (url.scheme_ != "http" && url.scheme_ != "https") {
+    return NotAUrl(text, "neither http nor https");
+  }
+  if (!Part(parsed.get(), CURLUPART_USER).empty() ||
+      !Part(parsed.get(), CURLUPART_PASSWORD).empty()) {
+    return NotAUrl(text, "a URL with a user name or password");
+  }
+  url.host_ = Lower(Part(parsed.get(), CURLUPART_HOST));
+  const std::string port =
+      Part(parsed.get(), CURLUPART_PORT, CURLU_DEFAULT_PORT);
+  if (url.host_.empty() || port.empty() || port.size() > 5) {
+    return NotAUrl(text, "a URL without a host");
+  }
+  url.port_ = static_cast<uint16_t>(std::stoul(port));
+  url.path_ = Part(parsed.get(), CURLUPART_PATH);
+  if (url.path_.empty()) url.path_ = "/";
+  url.query_ = Part(parsed.get(), CURLUPART_QUERY);
+  return url;
+}
+
+Result<Url> Url::Resolve(std::string_view reference) const {
+  if (reference.size() > kMaxUrlBytes || HasControlBytes(reference)) {
+    return NotAUrl(reference, "not a URL to go to");
+  }
+  const CurlUrl joined(curl_url());
+  const std::string base = ToString();
+  const std::string target(reference);
+  if (joined == nullptr ||
+      curl_url_set(joined.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK) {
+    return NotAUrl(base, "not a URL");
+  }
+  const CURLUcode code =
+      curl_url_set(joined.get(), CURLUPART_URL, target.c_str(),
+                   CURLU_URLENCODE | CURLU_ALLOW_SPACE);
+  if (code != CURLUE_OK) return NotAUrl(reference, curl_url_strerror(code));
+  return Parse(Part(joined.get(), CURLUPART_URL));
+}
+
+std::string Url::Origin() const {
+  const bool is_default = port_ == (scheme_ == "https" ? 443 : 80);
+  std::string origin = scheme_ + "://" + host_;
+  if (!is_default) origin += ":" + std::to_string(port_);
+  return origin;
+}
+
+std::string Url::ToString() const {
+  std::string text = Origin() + path_;
+  if (!query_.empty()) text += "?" + query_;
+  return text;
+}
+
+std::optional<std::string> Url::QueryValue(std::string_view name) const {
+  std::string_view rest = query_;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('&'), rest.size());
+    const std::string_view pair = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const size_t equals = std::min(pair.find('='), pair.size());
+    if (PercentDecode(pair.substr(0, equals)) != name) continue;
+    return PercentDecode(pair.substr(std::min(equals + 1, pair.size())));
+  }
+  return std::nullopt;
+}
+
+Url Url::WithPath(std::string path) const {
+  Url url = *this;
+  url.path_ = std::move(path);
+  return url;
+}
+
+Url Url::WithQuery(std::string query) const {
+  Url url = *this;
+  url.query_ = std::move(query);
+  return url;
+}
+
+std::string PercentEncode(std::string_view text, std::string_view safe) {
+  static constexpr char kHex[] = "0123456789ABCDEF";
+  std::string encoded;
+  encoded.reserve(text.size());
+  for (char c : text) {
+    if (c != '\0' &&
+        (IsUnreserved(c) || safe.find(c) != std::string_view::npos)) {
+      encoded += c;
+      continue;
+    }
+    const auto byte = static_cast<unsigned char>(c);
+    encoded += '%';
+    encoded += kHex[byte >> 4];
+    encoded += kHex[byte & 15];
+  }
+  return encoded;
+}
+
+std::string RedactUrl(std::string_view text) {
+  constexpr size_t kMaxShown = 400;
+  text = text.substr(0, text.find_first_of("?#"));
+  const size_t scheme = text.find("//");
+  std::string shown(text);
+  if (scheme != std::string_view::npos) {
+    const size_t start = scheme + 2;
+    const size_t end = std::min(text.find('/', start), text.size());
+    const size_t at = text.rfind('@', end == 0 ? 0 : end - 1);
+    if (at != std::string_view::npos && at >= start && at < end) {
+      shown =
+          std::string(text.substr(0, start)) + std::string(text.substr(at + 1));
+    }
+  }
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  if (shown.size() > kMaxShown) shown = shown.substr(0, kMaxShown) + "...";
+  return shown;
+}
+
+}  // namespace weightfs
