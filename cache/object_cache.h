@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 
+#include "cache/cache_disk.h"
 #include "cache/origin.h"
 #include "formats/base/result.h"
 
@@ -27,18 +28,22 @@ inline constexpr uint64_t kSlabSize = 64 * 1024 * 1024;  // bytes
 // as long as it lives. Movable; empty after a move.
 class SlabPin {
  public:
+  // What a pin holds; letting go of it is the implementation's.
+  class Hold {
+   public:
+    virtual ~Hold() = default;
+  };
+
   SlabPin() = default;
-  SlabPin(SlabPin&&) noexcept;
-  SlabPin& operator=(SlabPin&&) noexcept;
-  ~SlabPin();
+  explicit SlabPin(std::unique_ptr<Hold> hold) : hold_(std::move(hold)) {}
 
  private:
-  friend class CacheFile;
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<Hold> hold_;
 };
 
-// One object's file in the cache.
+// One object's file in the cache. Where the file breaks while it is open
+// (truncated, its disk failing), every granule counts as absent and nothing is
+// kept from then on; the next OpenObject makes it anew.
 class CacheFile : public std::enable_shared_from_this<CacheFile> {
  public:
   virtual ~CacheFile() = default;
@@ -49,6 +54,9 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   // Bytes of published granules ÷ size; 1 for an empty object.
   virtual double CachedFraction() const = 0;
 
+  // Keeps the file open. Never waits. kStale: a slab is being evicted now; take
+  // the range as absent. kInvalid: the range is not in the object. kIo: the
+  // locks failed; serve without the cache.
   virtual Result<SlabPin> Pin(uint64_t offset, uint64_t length) = 0;
 
   // Fills `out` from `offset`. REQUIRES: the range is pinned. kStale: a granule
@@ -60,7 +68,10 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   virtual bool TryRead(uint64_t offset, std::span<std::byte> out) = 0;
 
   // Writes and publishes one granule: kGranuleSize bytes, fewer for the last.
-  // An error (kNoSpace, kIo) leaves it absent. Pins by itself.
+  // Bytes that are there already are not written again. An error leaves it as
+  // it was: kNoSpace, kIo; kStale: its slab is being evicted; kCorrupt: other
+  // bytes are published, and match their hash. Pins by itself; waits for the
+  // disk.
   virtual Result<> Put(uint64_t granule, std::span<const std::byte> bytes) = 0;
 };
 
@@ -71,15 +82,21 @@ class ObjectCache {
     uint64_t bad_granules = 0;    // hashes that did not match
   };
 
-  // Opens or makes the folder (mode 0700, owned by this uid). kDenied: another
-  // uid's. kUnsupported: its file system has no OFD locks between processes, or
-  // the layout is a newer version's.
-  static Result<std::unique_ptr<ObjectCache>> Open(const std::string& folder);
+  // Opens the folder or makes it (mode 0700). kDenied: it is another uid's, or
+  // others may write to it. kUnsupported: its file system has no OFD locks
+  // between processes, or the layout is another version's. Call it before
+  // threads start: it forks a probe. `disk` must outlive the cache and its
+  // files.
+  static Result<std::unique_ptr<ObjectCache>> Open(
+      const std::string& folder, CacheDisk& disk = CacheDisk::System());
   virtual ~ObjectCache() = default;
 
   virtual const std::string& folder() const = 0;
   // The file for `id` as `cache_namespace` claims it, made if it is not there.
-  // kCorrupt or another size on disk: the old file is set aside and made anew.
+  // A damaged one, or one of another size, is set aside and made anew.
+  // kInvalid: not an id that can be cached (kStat, not plain hex). Any other
+  // error: the disk cannot hold it now (kNoSpace, kIo), or it is too large
+  // (kUnsupported); serve it without the cache.
   virtual Result<std::shared_ptr<CacheFile>> OpenObject(
       const std::string& cache_namespace, const ContentId& id,
       uint64_t size) = 0;

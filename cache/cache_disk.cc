@@ -1,0 +1,108 @@
+#include "cache/cache_disk.h"
+
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+namespace weightfs {
+namespace {
+
+constexpr auto kMaxOffset =
+    static_cast<uint64_t>(std::numeric_limits<off_t>::max());
+
+template <class Call>
+auto RetryEintr(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result < 0 ? static_cast<decltype(result)>(-errno) : result;
+}
+
+class SystemDisk final : public CacheDisk {
+ public:
+  ssize_t Read(int fd, std::span<std::byte> out, uint64_t offset) override {
+    return RetryEintr([&] {
+      return ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
+    });
+  }
+
+  ssize_t ReadNowait(int fd, std::span<std::byte> out,
+                     uint64_t offset) override {
+    iovec vector{out.data(), out.size()};
+    return RetryEintr([&] {
+      return ::preadv2(fd, &vector, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    });
+  }
+
+  ssize_t Write(int fd, std::span<const std::byte> bytes,
+                uint64_t offset) override {
+    return RetryEintr([&] {
+      return ::pwrite(fd, bytes.data(), bytes.size(),
+                      static_cast<off_t>(offset));
+    });
+  }
+
+  int Sync(int fd) override {
+    return RetryEintr([&] { return ::fdatasync(fd); });
+  }
+
+  int Allocate(int fd, uint64_t offset, uint64_t length) override {
+    int result = EINTR;
+    while (result == EINTR) {
+      result = ::posix_fallocate(fd, static_cast<off_t>(offset),
+                                 static_cast<off_t>(length));
+    }
+    return -result;
+  }
+
+  int Punch(int fd, uint64_t offset, uint64_t length) override {
+    return RetryEintr([&] {
+      return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         static_cast<off_t>(offset),
+                         static_cast<off_t>(length));
+    });
+  }
+
+  int WritebackError(int fd) override {
+    // A range that no file has pages in: nothing to wait for, and the error
+    // that the kernel keeps for this description is reported all the same.
+    const int result = RetryEintr([&] {
+      return ::sync_file_range(fd, static_cast<off64_t>(kMaxOffset - 1), 1,
+                               SYNC_FILE_RANGE_WAIT_BEFORE);
+    });
+    const bool failed =
+        result == -EIO || result == -ENOSPC || result == -EDQUOT;
+    return failed ? result : 0;  // others: the call is not supported here
+  }
+};
+
+}  // namespace
+
+CacheDisk& CacheDisk::System() {
+  static SystemDisk disk;
+  return disk;
+}
+
+Error DiskError(int error_number, std::string_view what) {
+  const bool full = error_number == ENOSPC || error_number == EDQUOT;
+  const char* text = ::strerrordesc_np(error_number);
+  return MakeError(full ? Code::kNoSpace : Code::kIo, "{}: {}", what,
+                   text != nullptr ? text : "unknown error");
+}
+
+Result<> WriteFully(CacheDisk& disk, int fd, std::span<const std::byte> bytes,
+                    uint64_t offset, std::string_view what) {
+  while (!bytes.empty()) {
+    const ssize_t written = disk.Write(fd, bytes, offset);
+    if (written < 0) return DiskError(static_cast<int>(-written), what);
+    if (written == 0) return MakeError(Code::kIo, "{}: wrote nothing", what);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += static_cast<uint64_t>(written);
+  }
+  return {};
+}
+
+}  // namespace weightfs

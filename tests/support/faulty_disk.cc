@@ -1,0 +1,62 @@
+#include "tests/support/faulty_disk.h"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace weightfs {
+
+ssize_t FaultyDisk::Read(int fd, std::span<std::byte> out, uint64_t offset) {
+  ++reads_;
+  if (read_error != 0) return -read_error;
+  const ssize_t got = disk_.Read(fd, out, offset);
+  if (got > 0 && flip_next_read.exchange(false)) {
+    out[static_cast<size_t>(got) / 2] ^= std::byte{4};
+  }
+  return got;
+}
+
+ssize_t FaultyDisk::ReadNowait(int fd, std::span<std::byte> out,
+                               uint64_t offset) {
+  if (cold) return -EAGAIN;
+  if (read_error != 0) return -read_error;
+  return disk_.ReadNowait(fd, out, offset);
+}
+
+ssize_t FaultyDisk::Write(int fd, std::span<const std::byte> bytes,
+                          uint64_t offset) {
+  ++writes_;
+  if (before_write) before_write();
+  if (write_error != 0) return -write_error;
+  ssize_t written = 0;
+  if (tear_next_write.exchange(false)) {
+    written = disk_.Write(fd, bytes.first(bytes.size() / 2), offset);
+    if (written > 0) written = static_cast<ssize_t>(bytes.size());
+  } else if (short_writes != 0) {
+    written = disk_.Write(
+        fd, bytes.first(std::min<size_t>(bytes.size(), short_writes)), offset);
+  } else {
+    written = disk_.Write(fd, bytes, offset);
+  }
+  if (after_write) after_write();
+  return written;
+}
+
+int FaultyDisk::Sync(int fd) {
+  return sync_error != 0 ? -sync_error : disk_.Sync(fd);
+}
+
+int FaultyDisk::Allocate(int fd, uint64_t offset, uint64_t length) {
+  return allocate_error != 0 ? -allocate_error
+                             : disk_.Allocate(fd, offset, length);
+}
+
+int FaultyDisk::Punch(int fd, uint64_t offset, uint64_t length) {
+  return disk_.Punch(fd, offset, length);
+}
+
+int FaultyDisk::WritebackError(int fd) {
+  const int lost = lost_writes.exchange(0);
+  return lost != 0 ? -lost : disk_.WritebackError(fd);
+}
+
+}  // namespace weightfs
