@@ -79,9 +79,8 @@ std::string RenderIndexJson(const Repo& repo,
                {"origin", repo.origin().name()}};
   json["files"] = Json::array();
   for (const FileInfo& file : snapshot.files) {
-    json["files"].push_back({{"path", file.path},
-                             {"size", file.size},
-                             {"id", file.id.ToString()}});
+    json["files"].push_back(
+        {{"path", file.path}, {"size", file.size}, {"id", file.id.ToString()}});
   }
   json["sets"] = Json::array();
   for (uint32_t i = 0; i < indexes.size(); ++i) {
@@ -100,36 +99,35 @@ std::string RenderStatusJson(const Repo& repo, const StatusReport& report) {
   const Snapshot& snapshot = repo.snapshot();
   uint64_t bytes = 0;
   for (const FileInfo& file : snapshot.files) bytes += file.size;
-  const Json json = {
-      {"version", report.version},
-      {"source", report.source},
-      {"repo", snapshot.repo},
-      {"revision", snapshot.revision},
-      {"commit", snapshot.commit},
-      {"origin", repo.origin().name()},
-      {"mountpoint", report.mountpoint},
-      {"pid", report.pid},
-      {"started", report.started},
-      {"log_file", report.log_file},
-      {"cache_folder", report.cache_folder},
-      {"token_source", report.token_source},
-      {"offline", report.offline},
-      {"allow_other", report.allow_other},
-      {"files", snapshot.files.size()},
-      {"bytes", bytes},
-      {"fuse",
-       {{"max_read", report.fuse.max_read},
-        {"max_background", report.fuse.max_background},
-        {"read_ahead_kb", report.fuse.read_ahead_kb}}},
-      {"fetcher",
-       {{"fetches", report.fetcher.fetches},
-        {"retries", report.fetcher.retries},
-        {"bytes_fetched", report.fetcher.bytes_fetched},
-        {"bytes_not_kept", report.fetcher.bytes_not_kept}}},
-      {"cache",
-       {{"write_failures", report.cache.write_failures},
-        {"bad_granules", report.cache.bad_granules}}},
-      {"parked", report.parked}};
+  const Json json = {{"version", report.version},
+                     {"source", report.source},
+                     {"repo", snapshot.repo},
+                     {"revision", snapshot.revision},
+                     {"commit", snapshot.commit},
+                     {"origin", repo.origin().name()},
+                     {"mountpoint", report.mountpoint},
+                     {"pid", report.pid},
+                     {"started", report.started},
+                     {"log_file", report.log_file},
+                     {"cache_folder", report.cache_folder},
+                     {"token_source", report.token_source},
+                     {"offline", report.offline},
+                     {"allow_other", report.allow_other},
+                     {"files", snapshot.files.size()},
+                     {"bytes", bytes},
+                     {"fuse",
+                      {{"max_read", report.fuse.max_read},
+                       {"max_background", report.fuse.max_background},
+                       {"read_ahead_kb", report.fuse.read_ahead_kb}}},
+                     {"fetcher",
+                      {{"fetches", report.fetcher.fetches},
+                       {"retries", report.fetcher.retries},
+                       {"bytes_fetched", report.fetcher.bytes_fetched},
+                       {"bytes_not_kept", report.fetcher.bytes_not_kept}}},
+                     {"cache",
+                      {{"write_failures", report.cache.write_failures},
+                       {"bad_granules", report.cache.bad_granules}}},
+                     {"parked", report.parked}};
   return Dump(json, 2);
 }
 

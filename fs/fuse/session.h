@@ -28,6 +28,7 @@ class FuseSession {
   // a folder, user_allow_other missing).
   static Result<std::unique_ptr<FuseSession>> Mount(Vfs& vfs,
                                                     const FuseOptions& options);
+  // To be destroyed once the Vfs's pools have stopped.
   virtual ~FuseSession() = default;
 
   // Serves until unmounted, SIGTERM, SIGINT or SIGHUP; then answers what is

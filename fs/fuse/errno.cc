@@ -1,0 +1,30 @@
+#include "fs/fuse/errno.h"
+
+#include <cerrno>
+
+namespace weightfs {
+
+int ToErrno(Code code) {
+  switch (code) {
+    case Code::kNotFound:
+      return ENOENT;
+    case Code::kInvalid:
+      return EINVAL;
+    case Code::kDenied:
+      return EACCES;
+    case Code::kCancelled:
+      return EINTR;
+    case Code::kUnsupported:
+      return EOPNOTSUPP;
+    // A reader can do nothing about the difference; the log line tells it.
+    case Code::kCorrupt:
+    case Code::kIo:
+    case Code::kUnavailable:
+    case Code::kNoSpace:
+    case Code::kStale:
+      return EIO;
+  }
+  return EIO;
+}
+
+}  // namespace weightfs

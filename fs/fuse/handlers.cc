@@ -1,0 +1,360 @@
+#include "fs/fuse/handlers.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "formats/base/log.h"
+#include "fs/fuse/errno.h"
+
+namespace weightfs {
+
+void FuseState::Begin() {
+  MutexLock lock(mutex);
+  ++unanswered;
+}
+
+void FuseState::End() {
+  MutexLock lock(mutex);
+  if (--unanswered == 0) changed.NotifyAll();
+}
+
+bool FuseState::WaitIdle(std::chrono::milliseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  MutexLock lock(mutex);
+  while (unanswered != 0) {
+    if (!changed.WaitUntil(mutex, deadline)) return unanswered == 0;
+  }
+  return true;
+}
+
+namespace {
+
+using Listing = std::shared_ptr<const Vfs::Listing>;
+using Content = std::shared_ptr<const std::string>;
+
+FuseState& StateOf(fuse_req_t req) {
+  return *static_cast<FuseState*>(fuse_req_userdata(req));
+}
+
+// libfuse hands back the op's id. It calls this with nothing if the request is
+// being answered just now.
+void OnInterrupt(fuse_req_t req, void* data) {
+  if (data == nullptr) return;
+  StateOf(req).vfs->Interrupt(static_cast<OpId>(
+      reinterpret_cast<uintptr_t>(data)));  // NOLINT: an id, not a pointer
+}
+
+// A request that the Vfs works on. Reply exactly once; then it is gone.
+class Pending {
+ public:
+  Pending(fuse_req_t req, const char* operation, fuse_ino_t node)
+      : state_(StateOf(req)), req_(req), operation_(operation), node_(node) {
+    state_.Begin();
+  }
+  OpId Start() {
+    const OpId op = state_.vfs->NewOp();
+    fuse_req_interrupt_func(
+        req_, OnInterrupt,
+        reinterpret_cast<void*>(op));  // NOLINT: an id, not a pointer
+    return op;
+  }
+  FuseState& state() const { return state_; }
+  fuse_req_t req() const { return req_; }
+
+  // Replies by `reply(req)`; returns what it returned.
+  template <class F>
+  int Reply(F reply) const {
+    const int result = reply(req_);
+    state_.End();
+    return result;
+  }
+  void Fail(const Error& error) const {
+    const bool quiet =
+        error.code() == Code::kNotFound || error.code() == Code::kCancelled;
+    LogAt(quiet ? LogLevel::kDebug : LogLevel::kError,
+          "{}: {} op={} path={} node={:#x}", operation_, error.ToString(),
+          operation_, state_.vfs->Describe(node_), node_);
+    const int code = ToErrno(error.code());
+    Reply([code](fuse_req_t req) { return fuse_reply_err(req, code); });
+  }
+
+ private:
+  FuseState& state_;
+  fuse_req_t req_;
+  const char* operation_;
+  fuse_ino_t node_;
+};
+
+struct stat StatOf(const FuseState& state, const NodeAttr& attr) {
+  struct stat st;
+  std::memset(&st, 0, sizeof(st));
+  st.st_ino = attr.ino;
+  st.st_mode = attr.folder ? (S_IFDIR | 0555) : (S_IFREG | 0444);
+  st.st_nlink = 1;
+  st.st_uid = state.uid;
+  st.st_gid = state.gid;
+  st.st_size = static_cast<off_t>(attr.size);
+  st.st_blocks = static_cast<blkcnt_t>((attr.size + 511) / 512);
+  st.st_blksize = kMaxRequest;
+  return st;
+}
+
+fuse_entry_param EntryOf(const FuseState& state, const NodeAttr& attr) {
+  fuse_entry_param entry;
+  std::memset(&entry, 0, sizeof(entry));
+  entry.ino = attr.node;
+  entry.entry_timeout = static_cast<double>(attr.valid.count());
+  entry.attr_timeout = entry.entry_timeout;
+  if (attr.node != 0) entry.attr = StatOf(state, attr);
+  return entry;
+}
+
+void OnInit(void* userdata, fuse_conn_info* conn) {
+  auto& state = *static_cast<FuseState*>(userdata);
+  conn->max_write = kMaxRequest;
+  conn->max_background = kMaxBackground;
+  conn->congestion_threshold = kMaxBackground * 3 / 4;
+  // Content never changes under a commit: nothing to invalidate.
+  conn->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
+  MutexLock lock(state.mutex);
+  state.settings.max_read = std::min(conn->max_write, kMaxRequest);
+  state.settings.max_background = conn->max_background;
+  state.initialised = true;
+  state.changed.NotifyAll();
+}
+
+void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  Pending pending(req, "lookup", parent);
+  const OpId op = pending.Start();
+  pending.state().vfs->Lookup(
+      op, parent, name, [pending](Result<NodeAttr> attr) {
+        if (!attr.has_value()) return pending.Fail(attr.error());
+        const fuse_entry_param entry = EntryOf(pending.state(), *attr);
+        pending.Reply(
+            [&](fuse_req_t r) { return fuse_reply_entry(r, &entry); });
+      });
+}
+
+void OnGetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
+  Pending pending(req, "getattr", node);
+  const OpId op = pending.Start();
+  pending.state().vfs->GetAttr(op, node, [pending](Result<NodeAttr> attr) {
+    if (!attr.has_value()) return pending.Fail(attr.error());
+    const struct stat st = StatOf(pending.state(), *attr);
+    const auto valid = static_cast<double>(attr->valid.count());
+    pending.Reply([&](fuse_req_t r) { return fuse_reply_attr(r, &st, valid); });
+  });
+}
+
+void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
+  Pending pending(req, "open", node);
+  const OpId op = pending.Start();
+  pending.state().vfs->Open(
+      op, node, [pending, info = *fi](Result<Vfs::OpenFile> open) mutable {
+        if (!open.has_value()) return pending.Fail(open.error());
+        info.keep_cache = open->keep_cache ? 1 : 0;
+        info.noflush = 1;
+        info.fh = 0;
+        auto content = std::make_unique<Content>(std::move(open->content));
+        if (*content != nullptr) {
+          info.direct_io = 1;
+          info.fh = reinterpret_cast<uint64_t>(content.get());  // NOLINT
+        }
+        const int sent = pending.Reply(
+            [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
+        // Not sent: the opener is gone, and no RELEASE will come.
+        if (sent == 0 && info.fh != 0) content.release();
+      });
+}
+
+void OnRelease(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+  delete reinterpret_cast<Content*>(fi->fh);  // NOLINT: made by OnOpen
+  fuse_reply_err(req, 0);
+}
+
+void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+            fuse_file_info* fi) {
+  const auto from = static_cast<uint64_t>(offset);
+  if (fi->fh != 0) {
+    const std::string& text =
+        **reinterpret_cast<Content*>(fi->fh);  // NOLINT: made by OnOpen
+    const size_t start = std::min<uint64_t>(from, text.size());
+    fuse_reply_buf(req, text.data() + start,
+                   std::min(size, text.size() - start));
+    return;
+  }
+  Pending pending(req, "read", node);
+  Vfs& vfs = *pending.state().vfs;
+  thread_local std::vector<std::byte> resident(kMaxRequest);
+  if (size <= resident.size()) {
+    if (auto got = vfs.TryRead(node, from, std::span(resident).first(size))) {
+      pending.Reply([&](fuse_req_t r) {
+        return fuse_reply_buf(r, reinterpret_cast<const char*>(resident.data()),
+                              *got);  // NOLINT
+      });
+      return;
+    }
+  }
+  const OpId op = pending.Start();
+  vfs.Read(op, node, from, size,
+           [pending, from, size](Result<std::span<const std::byte>> bytes) {
+             if (!bytes.has_value()) {
+               Error error = bytes.error();
+               error.AddContext(fmt::format("[{}, +{})", from, size));
+               return pending.Fail(error);
+             }
+             pending.Reply([&](fuse_req_t r) {
+               return fuse_reply_buf(
+                   r, reinterpret_cast<const char*>(bytes->data()),  // NOLINT
+                   bytes->size());
+             });
+           });
+}
+
+void OnOpenDir(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
+  Pending pending(req, "opendir", node);
+  const OpId op = pending.Start();
+  pending.state().vfs->List(
+      op, node, [pending, info = *fi](Result<Listing> listing) mutable {
+        if (!listing.has_value()) return pending.Fail(listing.error());
+        auto handle = std::make_unique<Listing>(std::move(*listing));
+        info.fh = reinterpret_cast<uint64_t>(handle.get());  // NOLINT
+        info.keep_cache = 1;
+        info.cache_readdir = 1;
+        const int sent = pending.Reply(
+            [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
+        if (sent == 0) handle.release();
+      });
+}
+
+void OnReleaseDir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+  delete reinterpret_cast<Listing*>(fi->fh);  // NOLINT: made by OnOpenDir
+  fuse_reply_err(req, 0);
+}
+
+// Entry 0 is `.`, 1 is `..`, the rest are the listing's; an entry's offset is
+// the number of the next one.
+void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                  const Vfs::Listing& listing, const bool with_attributes) {
+  const FuseState& state = StateOf(req);
+  std::vector<char> out(size);
+  size_t used = 0;
+  for (auto i = static_cast<size_t>(offset); i < listing.size() + 2; ++i) {
+    std::string name = i == 0 ? "." : "..";
+    fuse_entry_param entry;
+    std::memset(&entry, 0, sizeof(entry));
+    if (i < 2) {
+      // Node 0 here means: no look-up is counted.
+      entry.attr.st_ino = node;
+      entry.attr.st_mode = S_IFDIR;
+    } else {
+      name = listing.name(i - 2);
+      entry = EntryOf(state, listing.attr(i - 2));
+    }
+    const auto next = static_cast<off_t>(i + 1);
+    const size_t needed =
+        with_attributes
+            ? fuse_add_direntry_plus(req, out.data() + used, size - used,
+                                     name.c_str(), &entry, next)
+            : fuse_add_direntry(req, out.data() + used, size - used,
+                                name.c_str(), &entry.attr, next);
+    if (needed > size - used) break;
+    used += needed;
+  }
+  fuse_reply_buf(req, out.data(), used);
+}
+
+void OnReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+               fuse_file_info* fi) {
+  ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
+               false);  // NOLINT
+}
+
+void OnReadDirPlus(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                   fuse_file_info* fi) {
+  ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
+               true);  // NOLINT
+}
+
+// Xattr calls with size 0 ask for the size.
+void ReplyXattr(const Pending& pending, size_t size, const std::string& value) {
+  pending.Reply([&](fuse_req_t req) {
+    if (size == 0) return fuse_reply_xattr(req, value.size());
+    if (size < value.size()) return fuse_reply_err(req, ERANGE);
+    return fuse_reply_buf(req, value.data(), value.size());
+  });
+}
+
+void OnGetXattr(fuse_req_t req, fuse_ino_t node, const char* name,
+                size_t size) {
+  Pending pending(req, "getxattr", node);
+  const OpId op = pending.Start();
+  pending.state().vfs->GetXattr(
+      op, node, name, [pending, size](Result<std::string> value) {
+        if (value.has_value()) return ReplyXattr(pending, size, *value);
+        if (value.error().code() != Code::kNotFound) {
+          return pending.Fail(value.error());
+        }
+        pending.Reply([](fuse_req_t r) { return fuse_reply_err(r, ENODATA); });
+      });
+}
+
+void OnListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
+  Pending pending(req, "listxattr", node);
+  const OpId op = pending.Start();
+  pending.state().vfs->ListXattrs(
+      op, node, [pending, size](Result<std::vector<std::string>> names) {
+        if (!names.has_value()) return pending.Fail(names.error());
+        std::string list;
+        for (const std::string& name : *names) list += name + '\0';
+        ReplyXattr(pending, size, list);
+      });
+}
+
+void OnStatFs(fuse_req_t req, fuse_ino_t) {
+  constexpr uint64_t kBlock = 4096;
+  const FsTotals totals = StateOf(req).vfs->Totals();
+  struct statvfs st;
+  std::memset(&st, 0, sizeof(st));
+  st.f_bsize = kMaxRequest;
+  st.f_frsize = kBlock;
+  st.f_blocks = (totals.bytes + kBlock - 1) / kBlock;
+  st.f_files = totals.files;
+  st.f_namemax = 255;
+  st.f_flag = ST_RDONLY;
+  fuse_reply_statfs(req, &st);
+}
+
+}  // namespace
+
+const fuse_lowlevel_ops& FuseHandlers() {
+  static const fuse_lowlevel_ops handlers = [] {
+    fuse_lowlevel_ops ops;
+    std::memset(&ops, 0, sizeof(ops));
+    ops.init = OnInit;
+    ops.lookup = OnLookup;
+    ops.getattr = OnGetAttr;
+    ops.open = OnOpen;
+    ops.release = OnRelease;
+    ops.read = OnRead;
+    ops.opendir = OnOpenDir;
+    ops.releasedir = OnReleaseDir;
+    ops.readdir = OnReadDir;
+    ops.readdirplus = OnReadDirPlus;
+    ops.getxattr = OnGetXattr;
+    ops.listxattr = OnListXattr;
+    ops.statfs = OnStatFs;
+    return ops;
+  }();
+  return handlers;
+}
+
+}  // namespace weightfs

@@ -1,0 +1,43 @@
+// The FUSE operations, as functions that libfuse calls. Each does one thing:
+// hands the request to the Vfs and replies with what comes back.
+
+#ifndef WEIGHTFS_FS_FUSE_HANDLERS_H_
+#define WEIGHTFS_FS_FUSE_HANDLERS_H_
+
+#define FUSE_USE_VERSION 312
+#include <fuse_lowlevel.h>
+
+#include <chrono>
+
+#include "formats/base/mutex.h"
+#include "fs/fuse_settings.h"
+#include "fs/vfs.h"
+
+namespace weightfs {
+
+inline constexpr uint32_t kMaxRequest = 1 << 20;  // bytes; libfuse 3.14's limit
+inline constexpr uint32_t kMaxBackground = 64;    // requests
+
+// The session's userdata.
+struct FuseState {
+  Vfs* vfs = nullptr;
+  uid_t uid = 0;
+  gid_t gid = 0;
+
+  Mutex mutex;
+  CondVar changed;
+  bool initialised GUARDED_BY(mutex) = false;
+  FuseSettings settings GUARDED_BY(mutex);
+  size_t unanswered GUARDED_BY(mutex) = 0;  // requests handed to the Vfs
+
+  void Begin() EXCLUDES(mutex);
+  void End() EXCLUDES(mutex);
+  // Waits until every request was answered; false after `limit`.
+  bool WaitIdle(std::chrono::milliseconds limit) EXCLUDES(mutex);
+};
+
+const fuse_lowlevel_ops& FuseHandlers();
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_FS_FUSE_HANDLERS_H_

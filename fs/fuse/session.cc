@@ -1,0 +1,181 @@
+#include "fs/fuse/session.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "formats/base/log.h"
+#include "formats/base/unique_fd.h"
+#include "formats/base/worker_pool.h"
+#include "fs/fuse/handlers.h"
+#include "fs/fuse/kernel_settings.h"
+
+namespace weightfs {
+namespace {
+
+void LogFuse(fuse_log_level level, const char* format, va_list args) {
+  char line[512];
+  std::vsnprintf(line, sizeof(line), format, args);
+  std::string_view text(line);
+  while (text.ends_with('\n')) text.remove_suffix(1);
+  LogLine(level <= FUSE_LOG_ERR ? LogLevel::kError : LogLevel::kInfo, text);
+}
+
+Result<> CheckMountpoint(const std::string& mountpoint) {
+  struct stat st;
+  if (::stat(mountpoint.c_str(), &st) != 0) {
+    return MakeError(errno == EACCES ? Code::kDenied : Code::kNotFound,
+                     "{}: {}; make the folder first", mountpoint,
+                     std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+  }
+  if (!S_ISDIR(st.st_mode)) {
+    return MakeError(Code::kInvalid, "{}: not a folder; mount on a folder",
+                     mountpoint);
+  }
+  return {};
+}
+
+Result<> CheckDevice() {
+  const UniqueFd device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (device.valid()) return {};
+  if (errno == ENOENT) {
+    return Error(Code::kUnsupported,
+                 "no /dev/fuse; load the kernel module (modprobe fuse), or "
+                 "give the container --device /dev/fuse");
+  }
+  return MakeError(
+      Code::kDenied,
+      "/dev/fuse: {}; its mode should be 0666 (chmod 666 /dev/fuse)",
+      std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+}
+
+class LowLevelSession final : public FuseSession {
+ public:
+  LowLevelSession(Vfs& vfs, FuseOptions options)
+      : options_(std::move(options)) {
+    state_.vfs = &vfs;
+    state_.uid = ::getuid();
+    state_.gid = ::getgid();
+  }
+  ~LowLevelSession() override {
+    if (session_ == nullptr) return;
+    if (mounted_) fuse_session_unmount(session_);
+    fuse_session_destroy(session_);
+  }
+  LowLevelSession(const LowLevelSession&) = delete;
+  LowLevelSession& operator=(const LowLevelSession&) = delete;
+
+  Result<> Mount();
+  Result<> Serve(std::function<void(const FuseSettings&)> ready) override;
+
+ private:
+  void Announce(const std::function<void(const FuseSettings&)>& ready);
+
+  const FuseOptions options_;
+  FuseState state_;
+  fuse_session* session_ = nullptr;
+  bool mounted_ = false;
+};
+
+Result<> LowLevelSession::Mount() {
+  std::string mount_options =
+      "ro,nosuid,nodev,fsname=weightfs,subtype=weightfs,default_permissions";
+  if (options_.allow_other) mount_options += ",allow_other";
+  std::string program = "weightfs";
+  std::string flag = "-o";
+  char* argv[] = {program.data(), flag.data(), mount_options.data(), nullptr};
+  fuse_args args = FUSE_ARGS_INIT(3, argv);
+  fuse_set_log_func(LogFuse);
+  session_ =
+      fuse_session_new(&args, &FuseHandlers(), sizeof(FuseHandlers()), &state_);
+  fuse_opt_free_args(&args);
+  if (session_ == nullptr) {
+    return Error(Code::kIo, "libfuse refused the session; see the log");
+  }
+  if (fuse_session_mount(session_, options_.mountpoint.c_str()) != 0) {
+    return MakeError(
+        Code::kDenied, "{}: the mount failed; {}", options_.mountpoint,
+        options_.allow_other
+            ? "--allow-other needs user_allow_other in /etc/fuse.conf, and the "
+              "folder must be yours"
+            : "fusermount3 must be installed and the folder must be yours");
+  }
+  mounted_ = true;
+  return {};
+}
+
+void LowLevelSession::Announce(
+    const std::function<void(const FuseSettings&)>& ready) {
+  {
+    MutexLock lock(state_.mutex);
+    while (!state_.initialised) state_.changed.Wait(state_.mutex);
+    if (state_.settings.max_read == 0) return;  // ended before it began
+  }
+  const uint32_t read_ahead = RaiseReadAhead(
+      options_.mountpoint, kMaxBackground, options_.read_ahead_kb);
+  FuseSettings settings;
+  {
+    MutexLock lock(state_.mutex);
+    state_.settings.read_ahead_kb = read_ahead;
+    settings = state_.settings;
+  }
+  LogInfo("mount serves; max_read={} max_background={} read_ahead_kb={}{}",
+          settings.max_read, settings.max_background, read_ahead,
+          read_ahead < options_.read_ahead_kb ? " (more read-ahead needs root)"
+                                              : "");
+  ready(settings);
+}
+
+Result<> LowLevelSession::Serve(
+    std::function<void(const FuseSettings&)> ready) {
+  if (fuse_set_signal_handlers(session_) != 0) {
+    return Error(Code::kIo, "cannot install the signal handlers");
+  }
+  std::jthread announcer =
+      StartThread("wfs-announce", [this, &ready] { Announce(ready); });
+  fuse_loop_config* config = fuse_loop_cfg_create();
+  fuse_loop_cfg_set_clone_fd(config, 0);
+  fuse_loop_cfg_set_max_threads(config,
+                                static_cast<unsigned>(options_.threads));
+  fuse_loop_cfg_set_idle_threads(config,
+                                 static_cast<unsigned>(options_.threads));
+  const int result = fuse_session_loop_mt(session_, config);
+  fuse_loop_cfg_destroy(config);
+  {
+    MutexLock lock(state_.mutex);
+    state_.initialised = true;  // lets the announcer go
+    state_.changed.NotifyAll();
+  }
+  state_.vfs->Shutdown();
+  if (!state_.WaitIdle(std::chrono::seconds(2))) {
+    LogWarning("unmounting with requests unanswered");
+  }
+  fuse_session_unmount(session_);
+  mounted_ = false;
+  announcer.join();
+  fuse_remove_signal_handlers(session_);
+  if (result < 0) {
+    return MakeError(Code::kIo, "the FUSE loop ended with errno {}", -result);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FuseSession>> FuseSession::Mount(
+    Vfs& vfs, const FuseOptions& options) {
+  RETURN_IF_ERROR(CheckMountpoint(options.mountpoint));
+  RETURN_IF_ERROR(CheckDevice());
+  auto session = std::make_unique<LowLevelSession>(vfs, options);
+  RETURN_IF_ERROR(session->Mount());
+  return std::unique_ptr<FuseSession>(std::move(session));
+}
+
+}  // namespace weightfs
