@@ -46,6 +46,7 @@ int FaultyDisk::Sync(int fd) {
 }
 
 int FaultyDisk::Allocate(int fd, uint64_t offset, uint64_t length) {
+  if (before_allocate) before_allocate();
   return allocate_error != 0 ? -allocate_error
                              : disk_.Allocate(fd, offset, length);
 }

@@ -33,7 +33,9 @@ class FaultyDisk final : public CacheDisk {
   std::atomic<bool> flip_next_read = false;
   // No byte is in the page cache: ReadNowait gives -EAGAIN.
   std::atomic<bool> cold = false;
-  // Runs before the file is written, and after it.
+  // Runs before blocks are allocated.
+  std::function<void()> before_allocate;
+  // Run before the file is written, and after it.
   std::function<void()> before_write;
   std::function<void()> after_write;
 

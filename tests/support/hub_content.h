@@ -74,7 +74,7 @@ struct TestHubFile {
   std::string path;
   TestHubContentPtr content;
   // As the Hub does it: by extension or size (IsLfsByDefault).
-  std::optional<bool> lfs;
+  std::optional<bool> lfs = {};
 };
 
 // *.safetensors, *.bin, *.pt, *.gguf and the like, or 10 MiB and more.

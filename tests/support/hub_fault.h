@@ -48,8 +48,8 @@ struct TestHubRequest {
 // Selects log entries. Empty fields match everything.
 struct TestHubFilter {
   TestHubListener listener = TestHubListener::kAny;
-  std::string method;
-  std::string contains;  // in `path`, or in `file`
+  std::string method = {};
+  std::string contains = {};  // in `path`, or in `file`
   int status = 0;
   bool Matches(const TestHubRequest& request) const;
 };

@@ -62,7 +62,7 @@ struct TestHubRepoOptions {
   bool is_private = false;  // without a token of `readers`: RepoNotFound
   bool gated = false;       // resolve without one of `readers`: GatedRepo
   bool disabled = false;
-  std::set<std::string> readers;  // tokens; they are known tokens, too
+  std::set<std::string> readers = {};  // tokens; they are known tokens, too
 };
 
 class TestHub {
