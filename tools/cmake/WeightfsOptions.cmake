@@ -4,9 +4,21 @@ option(WEIGHTFS_TESTS "Build the tests" ON)
 option(WEIGHTFS_WERROR "Treat warnings as errors" OFF)
 set(WEIGHTFS_SANITIZE "" CACHE STRING
     "Sanitizers to build with: address,undefined or thread")
+set(WEIGHTFS_TEST_PREFIX "" CACHE STRING
+    "Goes before the name of each test, to tell builds apart: gcc/")
+option(WEIGHTFS_LINT "Let ctest run clang-tidy, clang-format and the like" OFF)
+
+# Line tables are enough for back traces, and much quicker to make and to link
+# than all of -g. The sanitizers' own checks cost most at -O2 and find no more.
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1 -DNDEBUG")
+set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O2 -g1 -DNDEBUG")
+if(WEIGHTFS_SANITIZE)
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1")
+  set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O1 -g1")
+endif()
 
 find_program(CCACHE ccache)
-if(CCACHE)
+if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE}")
   set(CMAKE_C_COMPILER_LAUNCHER "${CCACHE}")
 endif()
@@ -30,6 +42,9 @@ target_compile_definitions(weightfs_options INTERFACE _FILE_OFFSET_BITS=64)
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   target_compile_options(weightfs_options INTERFACE
     -Wthread-safety -Werror=thread-safety)
+  # A precompiled header with a time in it would never be found in ccache.
+  target_compile_options(weightfs_options INTERFACE
+    "SHELL:-Xclang -fno-pch-timestamp")
 endif()
 if(WEIGHTFS_WERROR)
   target_compile_options(weightfs_options INTERFACE -Werror)
