@@ -1,0 +1,90 @@
+#include "cache/hub/hub_checks.h"
+
+#include <strings.h>
+
+#include "cache/http/http_fields.h"
+#include "cache/hub/hub_json.h"
+
+namespace weightfs {
+namespace {
+
+Result<> CheckEncoding(const HttpResponse& response) {
+  const auto encoding = response.Header("Content-Encoding");
+  if (!encoding || encoding->empty() ||
+      strcasecmp(std::string(*encoding).c_str(), "identity") == 0) {
+    return {};
+  }
+  return MakeError(Code::kUnavailable, "an answer encoded as {}",
+                   Printable(*encoding));
+}
+
+// X-Linked-Etag is the file's id. A plain ETag is, too, where it looks like
+// one; the hosts of the bytes have ETags of their own kinds.
+Result<> CheckEtag(const HttpResponse& response, const FileInfo& file) {
+  const auto linked = response.Header("X-Linked-Etag");
+  const auto header = linked ? linked : response.Header("ETag");
+  if (!header) return {};
+  const std::string_view etag = NormalizeEtag(*header);
+  const bool is_id = IsHexId(etag, 40) || IsHexId(etag, 64);
+  if (!is_id || etag == file.id.value) return {};
+  if (!linked && etag.size() != file.id.value.size()) return {};
+  return MakeError(Code::kStale, "the Hub now has id {}, the listing has {}",
+                   etag, file.id.value);
+}
+
+}  // namespace
+
+Result<> CheckHubMetadata(const HttpResponse& response,
+                          const std::string& commit, const FileInfo& file) {
+  if (const auto named = response.Header("X-Repo-Commit");
+      named && *named != commit) {
+    return MakeError(Code::kStale, "the Hub answered for commit {}, not {}",
+                     Printable(*named), commit);
+  }
+  if (const auto size = response.Header("X-Linked-Size");
+      size && ParseDecimal(*size) != file.size) {
+    return MakeError(Code::kStale,
+                     "the Hub now has {} bytes, the listing has {}",
+                     Printable(*size), file.size);
+  }
+  return CheckEtag(response, file);
+}
+
+Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
+                      uint64_t length, uint64_t size) {
+  RETURN_IF_ERROR(CheckEncoding(response));
+  const auto header = response.Header("Content-Range");
+  const auto range = header ? ParseContentRange(*header) : std::nullopt;
+  if (!range || !range->total) {
+    return MakeError(Code::kUnavailable,
+                     "HTTP 206 with a bad Content-Range \"{}\"",
+                     Printable(header.value_or("")));
+  }
+  if (*range->total != size) {
+    return MakeError(Code::kStale,
+                     "Content-Range says {} bytes, the listing has {}",
+                     *range->total, size);
+  }
+  if (range->first != offset || range->last != offset + length - 1) {
+    return MakeError(Code::kUnavailable, "HTTP 206 for bytes {}-{} instead",
+                     range->first, range->last);
+  }
+  if (const auto announced = ContentLength(response);
+      announced && *announced != length) {
+    return MakeError(Code::kUnavailable,
+                     "HTTP 206 with a body of {} bytes for {}", *announced,
+                     length);
+  }
+  return {};
+}
+
+Result<> CheckWhole(const HttpResponse& response, uint64_t size) {
+  RETURN_IF_ERROR(CheckEncoding(response));
+  const auto announced = ContentLength(response);
+  if (announced == size) return {};
+  return MakeError(
+      Code::kUnavailable, "HTTP 200 with a body of {} bytes for {}",
+      announced ? std::to_string(*announced) : "unknown many", size);
+}
+
+}  // namespace weightfs
