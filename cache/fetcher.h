@@ -26,12 +26,24 @@
 namespace weightfs {
 
 struct FetcherOptions {
-  size_t connections = 16;         // fetches in flight at once
+  // Fetches in flight at once. Prefetch leaves a quarter of them to demand.
+  size_t connections = 16;
   uint64_t max_request = 4 << 20;  // bytes of one fetch
+  // A run of missing bytes is spread over free connections in pieces of at
+  // least this.
+  uint64_t min_split = 1 << 20;
   std::chrono::milliseconds first_backoff{100};
   std::chrono::milliseconds max_backoff{10'000};
   uint64_t max_prefetch_bytes = 256 << 20;  // queued and in flight
-  uint64_t seed = 0;                        // of the jitter; 0: from the system
+  // Fetched granules that wait for the disk; past this they are not kept.
+  uint64_t max_unwritten_bytes = 64 << 20;
+  // Threads of the pool that may be in the disk at once. The pool needs more
+  // than their sum, or a disk that hangs holds up completions too.
+  size_t disk_reads = 4;
+  size_t disk_writes = 2;
+  // A cached granule that the disk did not give by then is fetched.
+  std::chrono::milliseconds disk_patience{2'000};
+  uint64_t seed = 0;  // of the jitter; 0: from the system
 };
 
 struct FetcherStats {
@@ -39,25 +51,36 @@ struct FetcherStats {
   uint64_t retries = 0;         // of those, after a failure
   uint64_t bytes_fetched = 0;   // received from the origin
   uint64_t bytes_not_kept = 0;  // served, but the cache could not keep them
+  // Cached granules that had to be fetched again: absent or bad after all, a
+  // disk error, or a disk that took too long.
+  uint64_t cache_read_failures = 0;
 };
 
 class Fetcher {
  public:
   // `origin`, `timers` and `pool` must outlive it. `pool` runs completions and
-  // disk reads.
+  // disk I/O. StartFetch and CancelFetch are called from any thread, those of
+  // sinks and timers included, with no lock held.
   static std::unique_ptr<Fetcher> Create(Origin& origin, TimerQueue& timers,
                                          WorkerPool& pool,
                                          const FetcherOptions& options);
-  // Stops: see Stop().
+  // Stops: see Stop(). Objects may outlive it and are as after Stop() then.
   virtual ~Fetcher() = default;
 
   // An object that is read through this fetcher. `file_in_cache` null: nothing
-  // is kept (a local folder, or a cache that cannot be used).
+  // is kept (a local folder, or a cache that cannot be used): each read fetches
+  // exactly its bytes, and Prefetch does nothing.
   virtual std::shared_ptr<Object> OpenObject(
       const FileInfo& file, std::shared_ptr<CacheFile> file_in_cache) = 0;
 
-  // Ends every read with kCancelled and every fetch; later reads of uncached
-  // bytes end so at once. Returns when no fetch of its own runs. Idempotent.
+  // Ends every read with kCancelled and cancels every fetch. Returns when no
+  // fetch and no `done` runs: as soon as the origin ended the cancelled fetches
+  // (at once, by CancelFetch's contract; an origin that does not is left after
+  // 5 s, and may then still call sinks, which do nothing), plus at most 0.5 s
+  // to write what was fetched. Later reads end with kCancelled at once, their
+  // `done` inside StartRead; TryRead still serves what the cache has. `done`s
+  // that no pool thread took yet run inside Stop. Idempotent. Not to be called
+  // from a `done`, nor with a lock that a `done` takes.
   virtual void Stop() = 0;
   virtual FetcherStats stats() const = 0;
 };

@@ -1,0 +1,207 @@
+// FetchCore: what is behind Fetcher and its objects: the table of granules that
+// are wanted, flying or being written, the two queues, the running flights, and
+// the reads that wait for them. Methods come in four files: fetch_core.cc
+// (effects, completions, stop), fetch_reads.cc (reads, granules, prefetch),
+// fetch_flights.cc (queues, attempts, retries) and fetch_disk.cc.
+//
+// Thread-safety: safe for concurrent use.
+//
+// Locks. mutex_ is taken first or alone; under it only the leaves of the
+// TimerQueue. Every method that changes state works in two steps: under mutex_
+// it decides, and notes in an Effects what is to be done; then, without a lock,
+// Apply() does it (calls to the origin and the pool, copies into readers'
+// memory). So no lock is held across I/O, a callback or a `done`.
+//
+// Lifetime. Shared: objects, attempts and pool tasks keep it. After Stop() no
+// method touches the origin, the timers or the pool.
+
+#ifndef WEIGHTFS_CACHE_FETCH_CORE_H_
+#define WEIGHTFS_CACHE_FETCH_CORE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "cache/fetcher.h"
+#include "cache/flight.h"
+#include "cache/origin_health.h"
+#include "cache/read_op.h"
+#include "formats/base/mutex.h"
+
+namespace weightfs {
+
+class FetchCore : public std::enable_shared_from_this<FetchCore> {
+ public:
+  FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
+            const FetcherOptions& options);
+
+  std::shared_ptr<FetchFile> OpenFile(const FileInfo& info,
+                                      std::shared_ptr<CacheFile> cache)
+      EXCLUDES(mutex_);
+  ReadId StartRead(const std::shared_ptr<FetchFile>& file, uint64_t offset,
+                   std::span<std::byte> out, const ReadOptions& options,
+                   Object::Done done) EXCLUDES(mutex_);
+  void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
+  void Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
+                uint64_t length) EXCLUDES(mutex_);
+  void Stop() EXCLUDES(mutex_);
+  FetcherStats stats() const EXCLUDES(mutex_);
+
+ private:
+  class Attempt;
+  struct DiskRead;
+  struct DiskWrite;
+  struct Effects;
+  // Marks that a thread is inside; Stop() waits for it.
+  class Activity;
+  // kStopping: no new reads and fetches. kClosed: no new Activity either.
+  // kStopped: and none is left.
+  enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
+  // What waits for a connection: a granule, or a flight (a retry, or direct).
+  struct QueueItem {
+    std::shared_ptr<FetchFile> file;
+    uint64_t granule = 0;
+    std::shared_ptr<Flight> flight;  // null: a granule
+  };
+  using Queue = std::map<int64_t, QueueItem>;
+
+  // fetch_core.cc
+  enum class Where { kAnyThread, kPoolThread };
+  void Apply(Effects effects, Where where = Where::kAnyThread) EXCLUDES(mutex_);
+  void StartAttempt(const std::shared_ptr<Attempt>& attempt) EXCLUDES(mutex_);
+  // The read ended: forgets it, and tells its caller on the pool.
+  void Complete(const std::shared_ptr<ReadOp>& op, Effects& effects)
+      REQUIRES(mutex_);
+  void RunCompletion() EXCLUDES(mutex_);
+  void RunAllCompletions() EXCLUDES(mutex_);
+  void CancelEverything(Effects& effects) REQUIRES(mutex_);
+  void AwaitQuiet() EXCLUDES(mutex_);
+
+  // fetch_reads.cc
+  void Plan(const std::shared_ptr<ReadOp>& op, const std::vector<bool>& has,
+            Effects& effects) REQUIRES(mutex_);
+  void PlanDirect(const std::shared_ptr<ReadOp>& op) REQUIRES(mutex_);
+  void Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
+            Effects& effects) REQUIRES(mutex_);
+  void Join(const std::shared_ptr<ReadOp>& op, uint64_t granule, Granule& entry)
+      REQUIRES(mutex_);
+  void Detach(const std::shared_ptr<ReadOp>& op, Effects& effects)
+      REQUIRES(mutex_);
+  void Unwanted(const std::shared_ptr<FetchFile>& file, uint64_t granule,
+                Effects& effects) REQUIRES(mutex_);
+  void Abandoned(const std::shared_ptr<Flight>& flight, Effects& effects)
+      REQUIRES(mutex_);
+  void Erase(FetchFile& file, uint64_t granule, Effects& effects)
+      REQUIRES(mutex_);
+  void Enqueue(const std::shared_ptr<FetchFile>& file, uint64_t granule,
+               Granule& entry, Queue& queue) REQUIRES(mutex_);
+  void Count(const FetchFile& file, uint64_t granule, Granule& entry,
+             bool counted) REQUIRES(mutex_);
+  void PlanPrefetch(const std::shared_ptr<FetchFile>& file, uint64_t first,
+                    const std::vector<bool>& has) REQUIRES(mutex_);
+  void OnDeadline(ReadId id) EXCLUDES(mutex_);
+  Error DeadlineError(const ReadOp& op) const REQUIRES(mutex_);
+
+  // fetch_flights.cc
+  void Pump(Effects& effects) REQUIRES(mutex_);
+  std::shared_ptr<Flight> NextFlight() REQUIRES(mutex_);
+  std::shared_ptr<Flight> MakeFlight(const QueueItem& item, Queue& queue,
+                                     size_t free) REQUIRES(mutex_);
+  void Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
+              Effects& effects) REQUIRES(mutex_);
+  void EnqueueFlight(const std::shared_ptr<Flight>& flight, int64_t ticket)
+      REQUIRES(mutex_);
+  bool MayStart(Clock::Time now) const REQUIRES(mutex_);
+  void ArmWake(Clock::Time now) REQUIRES(mutex_);
+  void OnWake() EXCLUDES(mutex_);
+  void Consume(Flight& flight, std::span<const std::byte> data)
+      EXCLUDES(mutex_);
+  void Publish(Flight& flight, uint64_t granule,
+               std::shared_ptr<const GranuleBytes> bytes) EXCLUDES(mutex_);
+  void ConsumeDirect(Flight& flight, std::span<const std::byte> data)
+      EXCLUDES(mutex_);
+  void OnFirstBytes(Clock::Time started) EXCLUDES(mutex_);
+  void OnFetchDone(const Attempt& attempt, Result<> result) EXCLUDES(mutex_);
+  void Retry(const std::shared_ptr<Flight>& flight, const Attempt& attempt,
+             Error error, Effects& effects) REQUIRES(mutex_);
+  void Fail(Flight& flight, const Error& error, Effects& effects)
+      REQUIRES(mutex_);
+  void EraseRest(Flight& flight, Effects& effects) REQUIRES(mutex_);
+  // Ends a flight that nobody waits for; cancels its attempt.
+  void Drop(const std::shared_ptr<Flight>& flight, Effects& effects)
+      REQUIRES(mutex_);
+
+  // fetch_disk.cc
+  void QueueDiskRead(const std::shared_ptr<ReadOp>& op, uint64_t first,
+                     uint64_t last) REQUIRES(mutex_);
+  bool DiskIsStuck(Clock::Time now) const REQUIRES(mutex_);
+  void PumpDisk(Effects& effects) REQUIRES(mutex_);
+  void RunDiskRead(const std::shared_ptr<DiskRead>& read) EXCLUDES(mutex_);
+  // `failed`: granules that the disk did not give.
+  void FinishDiskRead(const std::shared_ptr<DiskRead>& read,
+                      const std::vector<uint64_t>& failed, Where where)
+      EXCLUDES(mutex_);
+  void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
+  // False if there is no room: the granule is not kept.
+  bool QueueDiskWrite(const std::shared_ptr<FetchFile>& file, uint64_t granule,
+                      const std::shared_ptr<const GranuleBytes>& bytes)
+      REQUIRES(mutex_);
+  void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
+  void FinishDiskWrite(const DiskWrite& write, const Result<>& result)
+      EXCLUDES(mutex_);
+
+  Origin& origin_;
+  TimerQueue& timers_;
+  WorkerPool& pool_;
+  const FetcherOptions options_;
+  const size_t reserve_;  // connections that prefetch leaves to demand
+  std::atomic<ReadId> next_read_{1};
+  std::atomic<uint64_t> bytes_fetched_{0};
+  std::atomic<bool> disk_error_logged_{false};
+
+  mutable Mutex mutex_;
+  CondVar quiet_;  // something that Stop() waits for ended
+  Phase phase_ GUARDED_BY(mutex_) = Phase::kRunning;
+  size_t active_ GUARDED_BY(mutex_) = 0;      // Activity objects
+  size_t completing_ GUARDED_BY(mutex_) = 0;  // `done`s that run
+  std::multimap<const CacheFile*, std::weak_ptr<FetchFile>> files_
+      GUARDED_BY(mutex_);
+  size_t files_prune_at_ GUARDED_BY(mutex_) = 64;
+  // Reads that are not completed. A read is taken out exactly once, by the one
+  // who hands it to completions_.
+  std::unordered_map<ReadId, std::shared_ptr<ReadOp>> reads_ GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<ReadOp>> completions_ GUARDED_BY(mutex_);
+
+  Queue demand_ GUARDED_BY(mutex_);
+  Queue prefetch_ GUARDED_BY(mutex_);
+  int64_t back_ticket_ GUARDED_BY(mutex_) = 0;
+  int64_t front_ticket_ GUARDED_BY(mutex_) = 0;  // of retries, that go first
+  std::multimap<Clock::Time, std::shared_ptr<Flight>> backoff_
+      GUARDED_BY(mutex_);
+  std::optional<TimerQueue::Id> wake_ GUARDED_BY(mutex_);
+  OriginHealth health_ GUARDED_BY(mutex_);
+  std::optional<Error> last_error_ GUARDED_BY(mutex_);
+  // Flights with an attempt that runs: cancelled ones too, until its OnDone.
+  std::unordered_set<std::shared_ptr<Flight>> flying_ GUARDED_BY(mutex_);
+  size_t probes_ GUARDED_BY(mutex_) = 0;  // of those, started while down
+  uint64_t prefetch_bytes_ GUARDED_BY(mutex_) = 0;
+
+  std::deque<std::shared_ptr<DiskRead>> disk_queue_ GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<DiskRead>> disk_reading_ GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<DiskWrite>> write_queue_ GUARDED_BY(mutex_);
+  size_t disk_writing_ GUARDED_BY(mutex_) = 0;
+  uint64_t unwritten_bytes_ GUARDED_BY(mutex_) = 0;
+  FetcherStats stats_ GUARDED_BY(mutex_);
+};
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_CACHE_FETCH_CORE_H_

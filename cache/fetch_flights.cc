@@ -1,0 +1,362 @@
+// FetchCore: the queues, attempts and what they bring, retries.
+
+#include <cstring>
+
+#include "cache/fetch_core.h"
+#include "cache/fetch_core_internal.h"
+#include "formats/base/log.h"
+
+namespace weightfs {
+namespace {
+
+// A prefetch that nobody waits for is given up after so many failures.
+constexpr int kPrefetchTries = 3;
+
+// An attempt that brought this much, or all it was asked for, made progress:
+// its flight's backoff starts anew. Fewer bytes do not, so that a server that
+// gives one byte and breaks is not asked again at once for ever.
+constexpr uint64_t kProgressBytes = 64 * 1024;
+
+}  // namespace
+
+bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
+  if (flight_->cancelled || excess_) return false;
+  if (data.empty()) return true;
+  if (data.size() > length_ - received_) {
+    excess_ = true;
+    return false;
+  }
+  if (received_ == 0) core_->OnFirstBytes(started_);
+  received_ += data.size();
+  core_->bytes_fetched_ += data.size();
+  if (flight_->direct) {
+    core_->ConsumeDirect(*flight_, data);
+  } else {
+    core_->Consume(*flight_, data);
+  }
+  return !flight_->cancelled;
+}
+
+void FetchCore::Attempt::OnDone(Result<> result) {
+  if (done_) return;
+  done_ = true;
+  core_->OnFetchDone(*this, std::move(result));
+}
+
+bool FetchCore::MayStart(Clock::Time now) const {
+  return phase_ == Phase::kRunning && flying_.size() < options_.connections &&
+         now >= health_.paused_until() &&
+         (!health_.down() || probes_ < OriginHealth::kProbes);
+}
+
+void FetchCore::Pump(Effects& effects) {
+  if (phase_ != Phase::kRunning) return;
+  const Clock::Time now = Clock::System().Now();
+  while (!backoff_.empty() && backoff_.begin()->first <= now) {
+    const auto flight = std::move(backoff_.begin()->second);
+    backoff_.erase(backoff_.begin());
+    EnqueueFlight(flight, --front_ticket_);
+  }
+  while (MayStart(now)) {
+    auto flight = NextFlight();
+    if (!flight) break;
+    Launch(flight, now, effects);
+  }
+  ArmWake(now);
+}
+
+// Demand first; prefetch only while enough connections stay free for demand.
+std::shared_ptr<Flight> FetchCore::NextFlight() {
+  const size_t busy = flying_.size();
+  Queue* queue = &demand_;
+  size_t free = options_.connections - busy;
+  if (demand_.empty()) {
+    if (prefetch_.empty() || busy + reserve_ >= options_.connections) {
+      return nullptr;
+    }
+    queue = &prefetch_;
+    free -= reserve_;
+  }
+  if (health_.down()) free = 1;
+  const QueueItem& item = queue->begin()->second;
+  if (!item.flight) return MakeFlight(item, *queue, free);
+  auto flight = item.flight;
+  queue->erase(queue->begin());
+  return flight;
+}
+
+// A flight of the first granule of `queue` and of those after it that are in
+// the same queue: the run is spread over the free connections.
+std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
+                                              Queue& queue, size_t free) {
+  const auto file = item.file;
+  const uint64_t first = item.granule;
+  const bool demand = &queue == &demand_;
+  const uint64_t most = options_.max_request / kGranuleSize;
+  const auto begin = file->granules.find(first);
+  uint64_t run = 0;
+  for (auto it = begin; it != file->granules.end() && run < most * free &&
+                        it->first == first + run &&
+                        it->second.state == Granule::State::kQueued &&
+                        it->second.demand == demand;
+       ++it) {
+    ++run;
+  }
+  const uint64_t least = std::min(options_.min_split / kGranuleSize, run);
+  const uint64_t piece =
+      std::min(std::max((run + free - 1) / free, least), most);
+  auto flight = std::make_shared<Flight>(file, first * kGranuleSize,
+                                         file->GranuleEnd(first + piece - 1));
+  auto it = begin;
+  for (uint64_t i = 0; i < piece; ++i, ++it) {
+    Granule& entry = it->second;
+    queue.erase(entry.ticket);
+    entry.state = Granule::State::kFlying;
+    entry.flight = flight;
+    flight->waiters += entry.waiters.size();
+    flight->prefetch |= entry.prefetch;
+  }
+  return flight;
+}
+
+void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
+                       Effects& effects) {
+  flight->state = Flight::State::kRunning;
+  if (flight->attempts++ > 0) ++stats_.retries;
+  ++stats_.fetches;
+  const bool probe = health_.down();
+  if (probe) ++probes_;
+  auto attempt =
+      std::make_shared<Attempt>(shared_from_this(), flight, now, probe);
+  flight->attempt = attempt.get();
+  flight->fetch = 0;
+  flying_.insert(flight);
+  effects.starts.push_back(std::move(attempt));
+}
+
+void FetchCore::EnqueueFlight(const std::shared_ptr<Flight>& flight,
+                              int64_t ticket) {
+  flight->state = Flight::State::kQueued;
+  flight->in_demand = flight->waiters > 0;
+  flight->ticket = ticket;
+  (flight->in_demand ? demand_ : prefetch_)
+      .emplace(ticket, QueueItem{nullptr, 0, flight});
+}
+
+// Wakes the pump for the first retry, or at the end of a pause.
+void FetchCore::ArmWake(Clock::Time now) {
+  auto next = Clock::Time::max();
+  if (!backoff_.empty()) next = backoff_.begin()->first;
+  const bool queued = !demand_.empty() || !prefetch_.empty();
+  if (queued && health_.paused_until() > now) {
+    next = std::min(next, health_.paused_until());
+  }
+  if (next == Clock::Time::max() || (wake_ && wake_->first <= next)) return;
+  if (wake_) timers_.Cancel(*wake_);
+  wake_ = timers_.At(next, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->OnWake();
+  });
+}
+
+void FetchCore::OnWake() {
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    // A task that Cancel() came too late for may find a newer timer here; that
+    // one then finds nothing to do.
+    wake_.reset();
+    Pump(effects);
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::OnFirstBytes(Clock::Time started) {
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    const bool was_down = health_.down();
+    health_.OnBytes(started);
+    if (was_down && !health_.down()) Pump(effects);
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::Consume(Flight& flight, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    const uint64_t granule = flight.position / kGranuleSize;
+    const uint64_t begin = granule * kGranuleSize;
+    if (!flight.filling) {
+      flight.filling = std::make_shared<GranuleBytes>(
+          flight.file->GranuleEnd(granule) - begin);
+    }
+    const size_t within = flight.position - begin;
+    const size_t n = std::min(data.size(), flight.filling->size - within);
+    std::memcpy(flight.filling->data.get() + within, data.data(), n);
+    flight.position += n;
+    data = data.subspan(n);
+    if (within + n == flight.filling->size) {
+      Publish(flight, granule, std::move(flight.filling));
+      flight.filling = nullptr;
+    }
+  }
+}
+
+void FetchCore::ConsumeDirect(Flight& flight, std::span<const std::byte> data) {
+  Effects effects;
+  if (flight.direct->FillRaw(flight.position, data)) {
+    effects.ended.push_back(flight.direct);
+  }
+  flight.position += data.size();
+  if (flight.position == flight.end) {
+    MutexLock lock(mutex_);
+    flight.published = flight.end;
+    flight.state = Flight::State::kEnded;
+  }
+  Apply(std::move(effects));
+}
+
+// A granule is complete: hands it to its waiters and to the disk.
+void FetchCore::Publish(Flight& flight, uint64_t granule,
+                        std::shared_ptr<const GranuleBytes> bytes) {
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    if (flight.state != Flight::State::kRunning) return;  // dropped
+    auto& file = *flight.file;
+    Granule& entry = file.granules.find(granule)->second;
+    const std::shared_ptr<Flight> self = entry.flight;
+    for (auto& op : entry.waiters) {
+      --op->waits;
+      --flight.waiters;
+      effects.fills.push_back({std::move(op), granule, bytes});
+    }
+    entry.waiters.clear();
+    Count(file, granule, entry, false);
+    flight.published = file.GranuleEnd(granule);
+    if (QueueDiskWrite(flight.file, granule, bytes)) {
+      entry.state = Granule::State::kWriting;
+      entry.bytes = std::move(bytes);
+      entry.flight = nullptr;
+    } else {
+      stats_.bytes_not_kept += bytes->size;
+      Erase(file, granule, effects);
+    }
+    if (flight.published == flight.end) {
+      flight.state = Flight::State::kEnded;
+    } else if (flight.waiters == 0) {
+      Abandoned(self, effects);
+    }
+    PumpDisk(effects);
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  const std::shared_ptr<Flight>& flight = attempt.flight();
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    flying_.erase(flight);
+    if (attempt.probe()) --probes_;
+    flight->attempt = nullptr;
+    flight->fetch = 0;
+    if (flight->state == Flight::State::kRunning) {
+      if (result.has_value() || attempt.excess()) {
+        result = MakeError(
+            Code::kUnavailable, "{} bytes {}-{}: {} bytes, {} asked for",
+            flight->file->info.path, attempt.offset(),
+            attempt.offset() + attempt.length() - 1,
+            attempt.excess() ? "more than" : std::to_string(attempt.received()),
+            attempt.length());
+      }
+      if (result.error().code() == Code::kUnavailable) {
+        Retry(flight, attempt, std::move(result).error(), effects);
+      } else {
+        Fail(*flight, result.error(), effects);
+      }
+    }
+    Pump(effects);
+    quiet_.NotifyAll();
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::Retry(const std::shared_ptr<Flight>& flight,
+                      const Attempt& attempt, Error error, Effects& effects) {
+  const Clock::Time now = Clock::System().Now();
+  const bool progress = attempt.received() >= kProgressBytes;
+  flight->failures = progress ? 1 : flight->failures + 1;
+  const auto wait =
+      health_.OnFailure(now, flight->failures, error, attempt.received() > 0);
+  LogDebug(
+      "fetch failed, to be repeated file={} failures={} wait_ms={} "
+      "error={}",
+      flight->file->info.path, flight->failures,
+      std::chrono::duration_cast<std::chrono::milliseconds>(wait).count(),
+      error.message());
+  last_error_ = error;
+  flight->last_error = std::move(error);
+  if (flight->waiters == 0 &&
+      (!flight->prefetch || flight->failures >= kPrefetchTries)) {
+    Drop(flight, effects);
+    return;
+  }
+  flight->state = Flight::State::kBackoff;
+  backoff_.emplace(now + wait, flight);
+}
+
+// Takes what a flight did not bring out of the table. No waiters are left.
+void FetchCore::EraseRest(Flight& flight, Effects& effects) {
+  if (flight.direct) return;
+  for (uint64_t g = flight.published / kGranuleSize;
+       g * kGranuleSize < flight.end; ++g) {
+    Erase(*flight.file, g, effects);
+  }
+}
+
+void FetchCore::Fail(Flight& flight, const Error& error, Effects& effects) {
+  LogDebug("fetch failed file={} error={}", flight.file->info.path,
+           error.message());
+  if (flight.direct) effects.failures.push_back({flight.direct, error});
+  if (!flight.direct) {
+    for (uint64_t g = flight.published / kGranuleSize;
+         g * kGranuleSize < flight.end; ++g) {
+      Granule& entry = flight.file->granules.find(g)->second;
+      for (auto& op : entry.waiters) {
+        --op->waits;
+        effects.failures.push_back({std::move(op), error});
+      }
+      entry.waiters.clear();
+    }
+  }
+  EraseRest(flight, effects);
+  flight.waiters = 0;
+  flight.state = Flight::State::kEnded;
+}
+
+void FetchCore::Drop(const std::shared_ptr<Flight>& flight, Effects& effects) {
+  switch (flight->state) {
+    case Flight::State::kQueued:
+      (flight->in_demand ? demand_ : prefetch_).erase(flight->ticket);
+      break;
+    case Flight::State::kBackoff:
+      std::erase_if(backoff_,
+                    [&](const auto& item) { return item.second == flight; });
+      break;
+    case Flight::State::kRunning:
+      flight->cancelled = true;
+      if (flight->fetch != 0) effects.cancels.push_back(flight->fetch);
+      break;
+    case Flight::State::kEnded:
+      break;
+  }
+  EraseRest(*flight, effects);
+  flight->state = Flight::State::kEnded;
+  effects.dropped.push_back(flight);
+}
+
+}  // namespace weightfs

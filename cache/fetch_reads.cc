@@ -1,0 +1,353 @@
+// FetchCore: reads, the table of granules, prefetch, deadlines.
+
+#include "cache/fetch_core.h"
+#include "cache/fetch_core_internal.h"
+#include "formats/base/checked.h"
+
+namespace weightfs {
+namespace {
+
+// A flight that nobody waits for any more is ended if more than this is left of
+// it, and else let run: its bytes are nearly here, and the connection is kept.
+constexpr uint64_t kFinishBytes = 2 * kGranuleSize;
+
+// How often a look at Has() that was overtaken is repeated. After that a
+// granule may be fetched twice, which is harmless.
+constexpr int kMaxLooks = 4;
+
+constexpr uint64_t kDiskReadGranules = 8;  // of one task: 1 MiB
+
+// Has() of the granules first..last, stopping after `missing` absent ones.
+std::vector<bool> LookAtCache(const FetchFile& file, uint64_t first,
+                              uint64_t last, uint64_t missing) {
+  std::vector<bool> has;
+  has.reserve(last - first + 1);
+  for (uint64_t g = first; g <= last && missing > 0; ++g) {
+    has.push_back(file.cache->Has(g));
+    if (!has.back()) --missing;
+  }
+  return has;
+}
+
+std::string Range(const ReadOp& op) {
+  return fmt::format("{} bytes {}-{}", op.file()->info.path, op.offset(),
+                     op.end() - 1);
+}
+
+}  // namespace
+
+ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
+                            uint64_t offset, std::span<std::byte> out,
+                            const ReadOptions& options, Object::Done done) {
+  const ReadId id = next_read_++;
+  const bool fits = RangeFits(offset, out.size(), file->info.size);
+  if (!fits) out = {};
+  auto op = std::make_shared<ReadOp>(id, file, fits ? offset : 0, out,
+                                     std::move(done));
+  if (!fits) {
+    op->End(MakeError(Code::kInvalid, "{}: a read past its {} bytes",
+                      file->info.path, file->info.size));
+  } else if (out.empty()) {
+    op->End({});
+  }
+  const bool planned = !op->ended();
+
+  const Activity activity(*this);
+  Effects effects;
+  bool accepted = false;
+  for (int look = 0; activity.entered(); ++look) {
+    const uint64_t landed = file->landed;
+    std::vector<bool> has;
+    if (planned && file->cache) {
+      has = LookAtCache(*file, op->first_granule(), op->last_granule(),
+                        UINT64_MAX);
+    }
+    MutexLock lock(mutex_);
+    if (look < kMaxLooks && landed != file->landed) continue;
+    if (phase_ != Phase::kRunning) break;
+    accepted = true;
+    reads_.emplace(id, op);
+    if (!planned) {
+      Complete(op, effects);
+      break;
+    }
+    if (options.deadline != Clock::Time::max()) {
+      op->deadline_timer =
+          timers_.At(options.deadline, [weak = weak_from_this(), id] {
+            if (auto self = weak.lock()) self->OnDeadline(id);
+          });
+    }
+    if (file->cache) {
+      Plan(op, has, effects);
+    } else {
+      PlanDirect(op);
+    }
+    Pump(effects);
+    PumpDisk(effects);
+    break;
+  }
+  if (accepted) {
+    Apply(std::move(effects));
+  } else {
+    op->End(MakeError(Code::kCancelled, "{}: the fetcher was stopped",
+                      file->info.path));
+    op->RunDone();
+  }
+  return id;
+}
+
+void FetchCore::Plan(const std::shared_ptr<ReadOp>& op,
+                     const std::vector<bool>& has, Effects& effects) {
+  const auto& granules = op->file()->granules;
+  const uint64_t first = op->first_granule();
+  const uint64_t last = op->last_granule();
+  const bool stuck = DiskIsStuck(Clock::System().Now());
+  for (uint64_t g = first; g <= last;) {
+    if (!has[g - first] || granules.contains(g) || stuck) {
+      if (has[g - first] && stuck) ++stats_.cache_read_failures;
+      Want(op, g++, effects);
+      continue;
+    }
+    uint64_t end = g + 1;
+    while (end <= last && end - g < kDiskReadGranules && has[end - first] &&
+           !granules.contains(end)) {
+      ++end;
+    }
+    QueueDiskRead(op, g, end - 1);
+    g = end;
+  }
+}
+
+void FetchCore::PlanDirect(const std::shared_ptr<ReadOp>& op) {
+  const uint64_t length = op->end() - op->offset();
+  const uint64_t free =
+      options_.connections - std::min(options_.connections - 1, flying_.size());
+  const uint64_t piece = std::clamp((length + free - 1) / free,
+                                    options_.min_split, options_.max_request);
+  for (uint64_t begin = op->offset(); begin < op->end(); begin += piece) {
+    auto flight = std::make_shared<Flight>(op->file(), begin,
+                                           std::min(begin + piece, op->end()));
+    flight->direct = op;
+    flight->waiters = 1;
+    op->flights.push_back(flight);
+    EnqueueFlight(flight, back_ticket_++);
+  }
+}
+
+void FetchCore::Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
+                     Effects& effects) {
+  const auto& file = op->file();
+  auto [it, added] = file->granules.try_emplace(granule);
+  Granule& entry = it->second;
+  if (added) {
+    entry.waiters.push_back(op);
+    ++op->waits;
+    Enqueue(file, granule, entry, demand_);
+  } else if (entry.state == Granule::State::kWriting) {
+    effects.fills.push_back({op, granule, entry.bytes});
+  } else if (std::find(entry.waiters.begin(), entry.waiters.end(), op) ==
+             entry.waiters.end()) {
+    Join(op, granule, entry);
+  }
+}
+
+// `entry` is kQueued or kFlying. Promotes what only prefetch wanted so far.
+void FetchCore::Join(const std::shared_ptr<ReadOp>& op, uint64_t granule,
+                     Granule& entry) {
+  entry.waiters.push_back(op);
+  ++op->waits;
+  Count(*op->file(), granule, entry, false);
+  if (entry.state == Granule::State::kQueued) {
+    if (entry.demand) return;
+    prefetch_.erase(entry.ticket);
+    Enqueue(op->file(), granule, entry, demand_);
+    return;
+  }
+  Flight& flight = *entry.flight;
+  ++flight.waiters;
+  if (flight.state == Flight::State::kQueued && !flight.in_demand) {
+    prefetch_.erase(flight.ticket);
+    EnqueueFlight(entry.flight, back_ticket_++);
+  }
+}
+
+void FetchCore::Enqueue(const std::shared_ptr<FetchFile>& file,
+                        uint64_t granule, Granule& entry, Queue& queue) {
+  entry.state = Granule::State::kQueued;
+  entry.demand = &queue == &demand_;
+  entry.ticket = back_ticket_++;
+  queue.emplace(entry.ticket, QueueItem{file, granule, nullptr});
+}
+
+void FetchCore::Count(const FetchFile& file, uint64_t granule, Granule& entry,
+                      bool counted) {
+  if (entry.counted == counted) return;
+  entry.counted = counted;
+  const uint64_t bytes = file.GranuleEnd(granule) - granule * kGranuleSize;
+  prefetch_bytes_ = counted ? prefetch_bytes_ + bytes : prefetch_bytes_ - bytes;
+}
+
+// Takes the read out of all that it waits for.
+void FetchCore::Detach(const std::shared_ptr<ReadOp>& op, Effects& effects) {
+  if (op->waits > 0) {
+    const auto& file = op->file();
+    for (uint64_t g = op->first_granule();
+         g <= op->last_granule() && op->waits > 0; ++g) {
+      auto it = file->granules.find(g);
+      if (it == file->granules.end()) continue;
+      Granule& entry = it->second;
+      if (std::erase(entry.waiters, op) == 0) continue;
+      --op->waits;
+      if (entry.state == Granule::State::kFlying) --entry.flight->waiters;
+      if (entry.waiters.empty()) Unwanted(file, g, effects);
+    }
+  }
+  for (auto& flight : op->flights) {
+    if (flight->state != Flight::State::kEnded) Drop(flight, effects);
+    effects.dropped.push_back(std::move(flight));
+  }
+  op->flights.clear();
+}
+
+// The last waiter of a granule went. What prefetch asked for stays, behind
+// demand again.
+void FetchCore::Unwanted(const std::shared_ptr<FetchFile>& file,
+                         uint64_t granule, Effects& effects) {
+  Granule& entry = file->granules.find(granule)->second;
+  if (entry.prefetch) Count(*file, granule, entry, true);
+  if (entry.state == Granule::State::kQueued) {
+    effects.dropped.push_back(std::move(demand_[entry.ticket].file));
+    demand_.erase(entry.ticket);
+    if (entry.prefetch) {
+      Enqueue(file, granule, entry, prefetch_);
+    } else {
+      Erase(*file, granule, effects);
+    }
+    return;
+  }
+  const std::shared_ptr<Flight> flight = entry.flight;
+  if (flight->waiters == 0) Abandoned(flight, effects);
+}
+
+// The last waiter of a flight went.
+void FetchCore::Abandoned(const std::shared_ptr<Flight>& flight,
+                          Effects& effects) {
+  if (flight->prefetch) {
+    if (flight->state == Flight::State::kQueued && flight->in_demand) {
+      demand_.erase(flight->ticket);
+      EnqueueFlight(flight, back_ticket_++);
+    }
+    return;
+  }
+  const bool nearly_done = flight->state == Flight::State::kRunning &&
+                           flight->end - flight->published <= kFinishBytes;
+  if (!nearly_done) Drop(flight, effects);
+}
+
+void FetchCore::Erase(FetchFile& file, uint64_t granule, Effects& effects) {
+  auto it = file.granules.find(granule);
+  Granule& entry = it->second;
+  Count(file, granule, entry, false);
+  if (entry.flight) effects.dropped.push_back(std::move(entry.flight));
+  file.granules.erase(it);
+}
+
+void FetchCore::CancelRead(const FetchFile& file, ReadId id) {
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    auto it = reads_.find(id);
+    if (it == reads_.end() || it->second->file().get() != &file) return;
+    effects.failures.push_back(
+        {it->second, MakeError(Code::kCancelled, "{}: the read was cancelled",
+                               Range(*it->second))});
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::OnDeadline(ReadId id) {
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    auto it = reads_.find(id);
+    if (it == reads_.end()) return;
+    effects.failures.push_back({it->second, DeadlineError(*it->second)});
+  }
+  Apply(std::move(effects));
+}
+
+Error FetchCore::DeadlineError(const ReadOp& op) const {
+  int attempts = 0;
+  const Error* last = nullptr;
+  std::unordered_set<const Flight*> seen;
+  auto add = [&](const Flight* flight) {
+    if (flight == nullptr || !seen.insert(flight).second) return;
+    attempts += flight->attempts;
+    if (flight->last_error) last = &*flight->last_error;
+  };
+  for (const auto& flight : op.flights) {
+    if (flight->state != Flight::State::kEnded) add(flight.get());
+  }
+  if (op.waits > 0) {
+    for (auto it = op.file()->granules.lower_bound(op.first_granule());
+         it != op.file()->granules.end() && it->first <= op.last_granule();
+         ++it) {
+      add(it->second.flight.get());
+    }
+  }
+  const bool from_cache = op.waits == 0 && op.flights.empty();
+  if (last == nullptr && last_error_ && !from_cache) last = &*last_error_;
+  const std::chrono::duration<double> seconds =
+      Clock::System().Now() - op.started();
+  return MakeError(Code::kUnavailable,
+                   "{}: not there at the deadline after {:.1f} s, tier {}, {} "
+                   "attempts, last error: {}",
+                   Range(op), seconds.count(),
+                   from_cache ? "cache" : origin_.name(), attempts,
+                   last ? last->message() : "none");
+}
+
+void FetchCore::Prefetch(const std::shared_ptr<FetchFile>& file,
+                         uint64_t offset, uint64_t length) {
+  if (file->cache == nullptr || offset >= file->info.size) return;
+  length = std::min(length, file->info.size - offset);
+  if (length == 0) return;
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  const uint64_t first = offset / kGranuleSize;
+  const uint64_t last = (offset + length - 1) / kGranuleSize;
+  Effects effects;
+  for (int look = 0;; ++look) {
+    const uint64_t landed = file->landed;
+    const std::vector<bool> has = LookAtCache(
+        *file, first, last, options_.max_prefetch_bytes / kGranuleSize + 1);
+    MutexLock lock(mutex_);
+    if (look < kMaxLooks && landed != file->landed) continue;
+    if (phase_ != Phase::kRunning) return;
+    PlanPrefetch(file, first, has);
+    Pump(effects);
+    break;
+  }
+  Apply(std::move(effects));
+}
+
+void FetchCore::PlanPrefetch(const std::shared_ptr<FetchFile>& file,
+                             uint64_t first, const std::vector<bool>& has) {
+  for (size_t i = 0; i < has.size(); ++i) {
+    const uint64_t g = first + i;
+    if (has[i]) continue;
+    const uint64_t bytes = file->GranuleEnd(g) - g * kGranuleSize;
+    if (prefetch_bytes_ + bytes > options_.max_prefetch_bytes) return;
+    auto [it, added] = file->granules.try_emplace(g);
+    if (!added) continue;
+    it->second.prefetch = true;
+    Count(*file, g, it->second, true);
+    Enqueue(file, g, it->second, prefetch_);
+  }
+}
+
+}  // namespace weightfs
