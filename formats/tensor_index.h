@@ -23,7 +23,8 @@ struct TensorInfo {
   std::string name;
   DType dtype = DType::kU8;
   std::vector<uint64_t> shape;  // elements per dimension; {} is a scalar
-  // Elements to step per dimension; empty means dense row-major.
+  // Elements to step per dimension; empty means dense row-major, so a scalar is
+  // always dense: its `data` is its own bytes, whatever storage it lies in.
   std::vector<uint64_t> strides;
   // Elements between the storage's first and the tensor's first. 0 if dense.
   uint64_t storage_offset = 0;
