@@ -203,10 +203,7 @@ Code CodeOf(CURLcode code) {
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_ISSUER_ERROR:
       return Code::kDenied;
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
-      return Code::kInvalid;
-    default:
+    default:  // URLs were checked before: it is the server or the network
       return Code::kUnavailable;
   }
 }
@@ -218,10 +215,10 @@ Result<> ResultOf(const Transfer& transfer, CURLcode code) {
   }
   if (code == CURLE_OK && transfer.responded) return {};
   if (code == CURLE_OK) return transfer.Fail(Code::kUnavailable, "no response");
-  const std::string_view detail = transfer.curl_message.data();
-  return transfer.Fail(
-      CodeOf(code),
-      detail.empty() ? std::string_view(curl_easy_strerror(code)) : detail);
+  // May quote what the server sent.
+  const std::string detail = Printable(transfer.curl_message.data());
+  return transfer.Fail(CodeOf(code),
+                       detail.empty() ? curl_easy_strerror(code) : detail);
 }
 
 // A header that would smuggle in another, or a method that is none.

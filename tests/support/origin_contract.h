@@ -140,7 +140,7 @@ TEST_P(OriginContractTest, ListsEveryFileOnceSortedWithItsSize) {
   }
   EXPECT_EQ(paths.size(), files_.size());
   EXPECT_TRUE(std::is_sorted(paths.begin(), paths.end()));
-  EXPECT_EQ((*snapshot)->commit.size(), 40u);
+  EXPECT_FALSE((*snapshot)->commit.empty());
   EXPECT_FALSE(origin().name().empty());
 }
 
