@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic = {'w', 'f', 's', 'm',
                                         'e', 't', 'a', '\n'};
+constexpr size_t kSlabBytes = 2 * sizeof(uint32_t);
 constexpr size_t kIdBytes = 32;
 constexpr size_t kCheckOffset = kMetaFixedSize - sizeof(uint64_t);
 constexpr size_t kStateOffset = kMetaFixedSize;
@@ -81,8 +82,7 @@ MetaLayout MetaLayout::For(uint64_t object_size) {
   layout.object_size = object_size;
   layout.granules = DivideUp(object_size, kGranuleSize);
   layout.slabs = DivideUp(object_size, kSlabSize);
-  layout.entries_offset =
-      AlignUp(kMetaHeaderSize + layout.slabs * sizeof(uint32_t), 8);
+  layout.entries_offset = kMetaHeaderSize + layout.slabs * kSlabBytes;
   layout.file_size =
       AlignUp(layout.entries_offset + layout.granules * sizeof(uint64_t), 4096);
   return layout;
@@ -169,8 +169,13 @@ Result<std::unique_ptr<MetaFile>> MetaFile::Open(int fd, const ContentId& id,
   return std::unique_ptr<MetaFile>(new MetaFile(std::move(mapping), layout));
 }
 
+void MetaFile::Wipe(uint64_t granule, uint64_t seen) {
+  StartGeneration(granule * kGranuleSize / kSlabSize);
+  EntryRef(granule).compare_exchange_strong(seen, 0, std::memory_order_acq_rel);
+}
+
 void MetaFile::Touch(uint64_t slab, uint32_t minutes) {
-  std::atomic_ref<uint32_t> recency = RecencyRef(slab);
+  std::atomic_ref<uint32_t> recency = SlabRef(slab, 0);
   // Read first: a page that nobody writes needs no write-back.
   if (recency.load(std::memory_order_relaxed) != minutes) {
     recency.store(minutes, std::memory_order_relaxed);
@@ -178,7 +183,7 @@ void MetaFile::Touch(uint64_t slab, uint32_t minutes) {
 }
 
 uint32_t MetaFile::Recency(uint64_t slab) const {
-  return RecencyRef(slab).load(std::memory_order_relaxed);
+  return SlabRef(slab, 0).load(std::memory_order_relaxed);
 }
 
 std::atomic_ref<uint64_t> MetaFile::EntryRef(uint64_t granule) const {
@@ -188,10 +193,10 @@ std::atomic_ref<uint64_t> MetaFile::EntryRef(uint64_t granule) const {
       mapping_->bytes().data() + layout_.entries_offset)[granule]);
 }
 
-std::atomic_ref<uint32_t> MetaFile::RecencyRef(uint64_t slab) const {
+std::atomic_ref<uint32_t> MetaFile::SlabRef(uint64_t slab, size_t field) const {
   assert(slab < layout_.slabs);
   return std::atomic_ref<uint32_t>(reinterpret_cast<uint32_t*>(
-      mapping_->bytes().data() + kMetaHeaderSize)[slab]);
+      mapping_->bytes().data() + kMetaHeaderSize)[2 * slab + field]);
 }
 
 }  // namespace weightfs

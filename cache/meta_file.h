@@ -1,5 +1,5 @@
 // MetaFile: an object's `meta` in the cache, mapped: a fixed header, the state,
-// a recency per slab and an entry per granule. The bytes are in
+// a recency and a generation per slab, an entry per granule. The bytes are in
 // cache/LAYOUT.md; a change of them needs a new kMetaVersion.
 //
 // Thread-safety: safe for concurrent use, also between processes.
@@ -76,10 +76,11 @@ class MetaFile {
     EntryRef(granule).store(hash, std::memory_order_release);
   }
   // Makes the granule absent unless it has another entry than `seen` by now.
-  void Wipe(uint64_t granule, uint64_t seen) {
-    EntryRef(granule).compare_exchange_strong(seen, 0,
-                                              std::memory_order_acq_rel);
-  }
+  void Wipe(uint64_t granule, uint64_t seen);
+  // Changes before published bytes of the slab may become others: a hash from
+  // an earlier generation proves nothing.
+  uint32_t Generation(uint64_t slab) const { return SlabRef(slab, 1).load(); }
+  void StartGeneration(uint64_t slab) { SlabRef(slab, 1).fetch_add(1); }
   // When the slab was last used, in minutes of Unix time.
   void Touch(uint64_t slab, uint32_t minutes);
   uint32_t Recency(uint64_t slab) const;
@@ -89,7 +90,8 @@ class MetaFile {
       : mapping_(std::move(mapping)), layout_(layout) {}
 
   std::atomic_ref<uint64_t> EntryRef(uint64_t granule) const;
-  std::atomic_ref<uint32_t> RecencyRef(uint64_t slab) const;
+  // 0: the slab's recency, 1: its generation.
+  std::atomic_ref<uint32_t> SlabRef(uint64_t slab, size_t field) const;
 
   const std::unique_ptr<GuardedMapping> mapping_;
   const MetaLayout layout_;

@@ -26,6 +26,8 @@ namespace {
 // A read is repeated if the hash is wrong or a write-back failed meanwhile.
 constexpr int kReadTries = 3;
 
+constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
+
 uint32_t MinutesNow() {
   struct timespec now {};
   ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
@@ -62,8 +64,9 @@ class HashedSet {
     bits_[granule / 64].fetch_and(~(uint64_t{1} << (granule % 64)),
                                   std::memory_order_acq_rel);
   }
-  void Clear() {
-    for (uint64_t i = 0; i < words_; ++i) {
+  // REQUIRES: multiples of 64, but for the object's end.
+  void RemoveRange(uint64_t begin, uint64_t end) {
+    for (uint64_t i = begin / 64; i < std::min((end + 63) / 64, words_); ++i) {
       bits_[i].store(0);
     }
   }
@@ -83,7 +86,9 @@ class OpenCacheFile final : public CacheFile {
         name_(std::move(name)),
         counters_(std::move(counters)),
         locks_(files_.data.get(), layout_.slabs),
-        hashed_(layout_.granules) {}
+        hashed_(layout_.granules),
+        generations_(std::make_unique<std::atomic<uint32_t>[]>(layout_.slabs)) {
+  }
 
   uint64_t size() const override { return layout_.object_size; }
   bool Has(uint64_t granule) const override;
@@ -109,6 +114,9 @@ class OpenCacheFile final : public CacheFile {
     return std::min(kGranuleSize, size() - granule * kGranuleSize);
   }
 
+  // Forgets hashes of an earlier generation. To be called with the slabs of the
+  // granules pinned, before the hashes are used.
+  void ForgetOldHashes(uint64_t first_granule, uint64_t last_granule);
   uint64_t Losses() const { return losses_.load(); }
   // `losses`: Losses() before; a hash from before a loss proves nothing.
   Result<> ReadOnce(uint64_t offset, std::span<std::byte> out, uint64_t losses);
@@ -132,6 +140,8 @@ class OpenCacheFile final : public CacheFile {
   const std::shared_ptr<Counters> counters_;
   SlabLocks locks_;
   HashedSet hashed_;
+  // Of each slab, the generation that its hashes are of.
+  const std::unique_ptr<std::atomic<uint32_t>[]> generations_;
   std::atomic<bool> broken_{false};
   // Over the question and what follows from its answer, which the kernel gives
   // once: a second asker must not be told "no" before the hashes are forgotten.
@@ -208,6 +218,8 @@ Result<> OpenCacheFile::Read(uint64_t offset, std::span<std::byte> out) {
   if (out.empty()) return {};
   for (int i = 0; i < kReadTries; ++i) {
     const uint64_t losses = Losses();
+    ForgetOldHashes(offset / kGranuleSize,
+                    (offset + out.size() - 1) / kGranuleSize);
     RETURN_IF_ERROR(ReadOnce(offset, out, losses));
     if (!LostBytes(losses)) return {};
   }
@@ -219,8 +231,9 @@ bool OpenCacheFile::TryRead(uint64_t offset, std::span<std::byte> out) {
   if (out.empty()) return true;
   const uint64_t losses = Losses();
   const uint64_t last = (offset + out.size() - 1) / kGranuleSize;
+  ForgetOldHashes(offset / kGranuleSize, last);
   for (uint64_t granule = offset / kGranuleSize; granule <= last; ++granule) {
-    assert(locks_.IsPinned(granule * kGranuleSize / kSlabSize));
+    assert(locks_.IsPinned(granule / kGranulesPerSlab));
     if (!hashed_.Has(granule) || meta().Entry(granule) == 0) return false;
   }
   if (!IsWhole()) return false;
@@ -254,7 +267,7 @@ Result<> OpenCacheFile::ReadOnce(uint64_t offset, std::span<std::byte> out,
                                  uint64_t losses) {
   while (!out.empty()) {
     const uint64_t granule = offset / kGranuleSize;
-    assert(locks_.IsPinned(granule * kGranuleSize / kSlabSize));
+    assert(locks_.IsPinned(granule / kGranulesPerSlab));
     uint64_t next = granule;
     const uint64_t end = offset + out.size();
     while (next * kGranuleSize < end && hashed_.Has(next)) {
@@ -282,6 +295,8 @@ Result<> OpenCacheFile::ReadAndHash(uint64_t granule, uint64_t offset,
                                     std::span<std::byte> out, uint64_t losses) {
   const uint64_t start = granule * kGranuleSize;
   const uint64_t length = GranuleLength(granule);
+  const uint64_t slab = granule / kGranulesPerSlab;
+  const uint32_t generation = meta().Generation(slab);
   const std::span<std::byte> buffer =
       out.size() == length ? out : ScratchGranule().first(length);
   for (uint64_t bad_entry = 0;;) {
@@ -301,8 +316,10 @@ Result<> OpenCacheFile::ReadAndHash(uint64_t granule, uint64_t offset,
     bad_entry = entry;
   }
   hashed_.Add(granule);
-  // LostBytes counts first and forgets then: one of the two sees the other.
-  if (Losses() != losses) hashed_.Remove(granule);
+  // Others count first and forget then: one of the two sees the other.
+  if (Losses() != losses || meta().Generation(slab) != generation) {
+    hashed_.Remove(granule);
+  }
   if (buffer.data() != out.data()) {
     std::copy_n(buffer.begin() + static_cast<ptrdiff_t>(offset - start),
                 out.size(), out.begin());
@@ -325,12 +342,23 @@ Result<> OpenCacheFile::ReadFully(uint64_t offset, std::span<std::byte> out) {
   return {};
 }
 
+void OpenCacheFile::ForgetOldHashes(uint64_t first_granule,
+                                    uint64_t last_granule) {
+  for (uint64_t slab = first_granule / kGranulesPerSlab;
+       slab <= last_granule / kGranulesPerSlab; ++slab) {
+    const uint32_t now = meta().Generation(slab);
+    if (generations_[slab].load(std::memory_order_acquire) == now) continue;
+    hashed_.RemoveRange(slab * kGranulesPerSlab, (slab + 1) * kGranulesPerSlab);
+    generations_[slab].store(now, std::memory_order_release);
+  }
+}
+
 bool OpenCacheFile::LostBytes(uint64_t losses) {
   MutexLock lock(loss_mutex_);
   const int error = disk_.WritebackError(fd());  // does not wait
   if (error != 0) {
     losses_.fetch_add(1);
-    hashed_.Clear();
+    hashed_.RemoveRange(0, layout_.granules);
     counters_->write_failures.fetch_add(1);
     LogWarning("the disk lost cached bytes object={} errno={}", name_, -error);
   }
@@ -341,20 +369,22 @@ Result<> OpenCacheFile::PutPinned(uint64_t granule,
                                   std::span<const std::byte> bytes) {
   const uint64_t hash = GranuleHash(bytes);
   ASSIGN_OR_RETURN(const bool published, IsPublished(granule, hash));
+  if (!IsWhole()) return Broken("the file broke");
   if (published) return {};
-  if (!IsWhole()) return Broken("meta is gone");
   RETURN_IF_ERROR(CheckDataSize());
   RETURN_IF_ERROR(
       WriteFully(disk_, fd(), bytes, granule * kGranuleSize, name_));
   meta().Publish(granule, hash);
   // What was stored to a broken mapping is seen by nobody.
-  if (!IsWhole()) return Broken("meta is gone");
+  if (!IsWhole()) return Broken("the file broke");
   return {};
 }
 
 Result<bool> OpenCacheFile::IsPublished(uint64_t granule, uint64_t hash) {
   const uint64_t entry = meta().Entry(granule);
   if (entry == 0) return false;
+  ForgetOldHashes(granule, granule);
+  static_cast<void>(LostBytes(Losses()));  // forgets hashes, too
   if (!hashed_.Has(granule)) {
     // It may name bytes that a crash or the disk lost.
     const auto buffer = ScratchGranule().first(GranuleLength(granule));
@@ -384,7 +414,7 @@ Result<> OpenCacheFile::CheckDataSize() {
 }
 
 Error OpenCacheFile::Broken(std::string_view why) {
-  if (!broken_.exchange(true)) {
+  if (!broken_.exchange(true, std::memory_order_acq_rel)) {
     LogWarning("a cached object broke while it was open object={} why={}",
                name_, why);
   }

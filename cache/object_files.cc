@@ -1,12 +1,10 @@
 #include "cache/object_files.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <ctime>
 
 #include "cache/cache_paths.h"
 #include "formats/base/log.h"
@@ -167,15 +165,14 @@ Result<UniqueFd> Opener::CreateFile(const std::string& relative) const {
 Result<> Opener::SetAside(int object_fd) {
   struct stat bad {};
   if (::fstat(object_fd, &bad) != 0) return DiskError(errno, what_);
+  const std::string unique = folder_.TempPath();
   const std::string aside =
-      fmt::format("{}.bad-{}-{}", path_, ::time(nullptr), ::getpid());
+      fmt::format("{}.bad-{}", path_, unique.substr(unique.rfind('/') + 1));
   if (::renameat(folder_.fd(), path_.c_str(), folder_.fd(), aside.c_str()) !=
       0) {
     const int error = errno;
     if (error == ENOENT) return {};  // another process did it
-    if (error != EEXIST && error != ENOTEMPTY) return DiskError(error, what_);
-    folder_.Remove(aside);  // two in one second; the next try finds room
-    return {};
+    return DiskError(error, what_);
   }
   struct stat moved {};
   if (::fstatat(folder_.fd(), aside.c_str(), &moved, AT_SYMLINK_NOFOLLOW) ==

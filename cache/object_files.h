@@ -27,7 +27,7 @@ struct ObjectFiles {
 
 // Opens the object in the folder `path` (relative), made if it is not there.
 // One that is not whole, or not of this id and size, is renamed to
-// "<path>.bad-<time>-<pid>" and made anew; the last such is kept. An error
+// "<path>.bad-<unique>" and made anew; the last such is kept. An error
 // means that the disk cannot hold the object now: serve it without the cache.
 // REQUIRES: size <= kMaxObjectSize, `id` is plain hex (see ObjectPath).
 Result<ObjectFiles> OpenObjectFiles(CacheFolder& folder, CacheDisk& disk,
