@@ -216,7 +216,7 @@ Result<> ResultOf(const Transfer& transfer, CURLcode code) {
   if (code == CURLE_OK && transfer.responded) return {};
   if (code == CURLE_OK) return transfer.Fail(Code::kUnavailable, "no response");
   // May quote what the server sent.
-  const std::string detail = Printable(transfer.curl_message.data());
+  const std::string detail = PrintableText(transfer.curl_message.data());
   return transfer.Fail(CodeOf(code),
                        detail.empty() ? curl_easy_strerror(code) : detail);
 }

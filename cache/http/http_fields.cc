@@ -169,7 +169,7 @@ std::string_view NormalizeEtag(std::string_view etag) {
   return etag;
 }
 
-std::string Printable(std::string_view text) {
+std::string PrintableText(std::string_view text) {
   constexpr size_t kMaxShown = 300;
   std::string shown(text.substr(0, kMaxShown));
   for (char& c : shown) {

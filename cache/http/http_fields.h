@@ -47,7 +47,7 @@ std::optional<std::chrono::system_clock::time_point> ParseHttpDate(
 std::string_view NormalizeEtag(std::string_view etag);
 
 // Text of a server for a message: control bytes replaced, at most 300 bytes.
-std::string Printable(std::string_view text);
+std::string PrintableText(std::string_view text);
 
 // True for 301, 302, 303, 307 and 308.
 bool IsRedirect(int status);

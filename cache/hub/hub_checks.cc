@@ -15,7 +15,7 @@ Result<> CheckEncoding(const HttpResponse& response) {
     return {};
   }
   return MakeError(Code::kUnavailable, "an answer encoded as {}",
-                   Printable(*encoding));
+                   PrintableText(*encoding));
 }
 
 // X-Linked-Etag is the file's id. A plain ETag is, too, where it looks like
@@ -39,13 +39,13 @@ Result<> CheckHubMetadata(const HttpResponse& response,
   if (const auto named = response.Header("X-Repo-Commit");
       named && *named != commit) {
     return MakeError(Code::kStale, "the Hub answered for commit {}, not {}",
-                     Printable(*named), commit);
+                     PrintableText(*named), commit);
   }
   if (const auto size = response.Header("X-Linked-Size");
       size && ParseDecimal(*size) != file.size) {
     return MakeError(Code::kStale,
                      "the Hub now has {} bytes, the listing has {}",
-                     Printable(*size), file.size);
+                     PrintableText(*size), file.size);
   }
   return CheckEtag(response, file);
 }
@@ -58,7 +58,7 @@ Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
   if (!range || !range->total) {
     return MakeError(Code::kUnavailable,
                      "HTTP 206 with a bad Content-Range \"{}\"",
-                     Printable(header.value_or("")));
+                     PrintableText(header.value_or("")));
   }
   if (*range->total != size) {
     return MakeError(Code::kStale,

@@ -17,7 +17,7 @@ std::string ServerMessage(const HubCall& call, const HttpResponse& response,
                           std::string_view body) {
   std::string text;
   if (const auto header = response.Header("X-Error-Message")) {
-    text = Printable(*header);
+    text = PrintableText(*header);
   }
   if (text.empty()) text = ParseHubErrorMessage(body);
   if (call.token && !call.token->empty()) {

@@ -61,7 +61,7 @@ class Walker : public nlohmann::json_sax<json> {
     if (frames_.size() <= checked_depth_) {
       if (frame.seen.size() >= kMaxKeys) return Refuse("too many keys");
       if (!frame.seen.insert(value).second) {
-        return Refuse("the key \"" + Printable(value) + "\" twice");
+        return Refuse("the key \"" + PrintableText(value) + "\" twice");
       }
     }
     frame.key = std::move(value);
@@ -247,9 +247,9 @@ class TreeWalker final : public Walker {
     file.path = std::move(item_.path);
     const auto size = item_.has_lfs ? item_.lfs_size : item_.size;
     std::string& oid = item_.has_lfs ? item_.lfs_oid : item_.oid;
-    if (!size) return Refuse("no size for " + Printable(file.path));
+    if (!size) return Refuse("no size for " + PrintableText(file.path));
     if (!IsHexId(oid, item_.has_lfs ? 64 : 40)) {
-      return Refuse("no id for " + Printable(file.path));
+      return Refuse("no id for " + PrintableText(file.path));
     }
     file.size = *size;
     file.id.kind =
@@ -259,7 +259,7 @@ class TreeWalker final : public Walker {
     return true;
   }
   std::string Where() const {
-    return item_.path.empty() ? "" : ": " + Printable(item_.path);
+    return item_.path.empty() ? "" : ": " + PrintableText(item_.path);
   }
 
   std::vector<FileInfo>& files_;
@@ -312,7 +312,7 @@ Result<> FinishHubListing(std::vector<FileInfo>& files) {
   for (const FileInfo& file : files) {
     if (!paths.insert(file.path).second) {
       return MakeError(Code::kCorrupt, "the Hub's list of files: {} twice",
-                       Printable(file.path));
+                       PrintableText(file.path));
     }
   }
   for (const FileInfo& file : files) {
@@ -322,7 +322,7 @@ Result<> FinishHubListing(std::vector<FileInfo>& files) {
       if (paths.count(path.substr(0, slash)) == 0) continue;
       return MakeError(Code::kCorrupt,
                        "the Hub's list of files: {} is a file and a folder",
-                       Printable(path.substr(0, slash)));
+                       PrintableText(path.substr(0, slash)));
     }
   }
   return {};
@@ -332,7 +332,7 @@ std::string ParseHubErrorMessage(std::string_view text) {
   if (text.size() > kMaxHubAnswerBytes) return "";
   ErrorWalker walker;
   if (!json::sax_parse(text.begin(), text.end(), &walker)) return "";
-  return Printable(walker.message);
+  return PrintableText(walker.message);
 }
 
 }  // namespace weightfs

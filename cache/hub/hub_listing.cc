@@ -140,7 +140,7 @@ Result<HubRepoInfo> Lister::AskCommit() {
 Result<HubListing> Lister::Bind(HubRepoInfo info) {
   HubListing listing;
   // After a rename each request to the old name costs a redirect.
-  listing.id = CheckRepoId(info.id) ? info.id : options_.repo;
+  listing.id = CheckHubRepoId(info.id) ? info.id : options_.repo;
   auto snapshot = std::make_shared<Snapshot>();
   snapshot->repo = options_.repo;
   snapshot->commit = info.commit;

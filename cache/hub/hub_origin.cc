@@ -189,7 +189,7 @@ Result<std::unique_ptr<Origin>> CreateHubOrigin(const HubOptions& options,
                                                 SnapshotStore* store,
                                                 const Clock& clock) {
   ASSIGN_OR_RETURN(Url endpoint, ParseHubEndpoint(options.endpoint));
-  RETURN_IF_ERROR(CheckRepoId(options.repo));
+  RETURN_IF_ERROR(CheckHubRepoId(options.repo));
   RETURN_IF_ERROR(CheckRevision(options.revision));
   std::string endpoint_name = EndpointName(endpoint);
   std::string name = endpoint_name + "/" + options.repo;

@@ -46,7 +46,7 @@ std::string EndpointName(const Url& endpoint) {
   return endpoint.Origin() + (endpoint.path() == "/" ? "" : endpoint.path());
 }
 
-Result<> CheckRepoId(std::string_view id) {
+Result<> CheckHubRepoId(std::string_view id) {
   const size_t slash = id.find('/');
   const bool well_formed =
       slash == std::string_view::npos
@@ -58,7 +58,7 @@ Result<> CheckRepoId(std::string_view id) {
     return MakeError(Code::kInvalid,
                      "\"{}\" is not a repository: it must be NAME or ORG/NAME, "
                      "of letters, digits, \"-\", \"_\" and \".\"",
-                     Printable(id));
+                     PrintableText(id));
   }
   return {};
 }
@@ -75,7 +75,7 @@ Result<> CheckRevision(std::string_view revision) {
       revision.find("//") != std::string_view::npos) {
     return MakeError(Code::kInvalid,
                      "\"{}\" cannot be a branch, a tag or a commit",
-                     Printable(revision));
+                     PrintableText(revision));
   }
   return {};
 }

@@ -21,7 +21,7 @@ Result<Url> ParseHubEndpoint(std::string_view text);
 std::string EndpointName(const Url& endpoint);
 
 // "org/name" or "name" as the Hub allows them.
-Result<> CheckRepoId(std::string_view id);
+Result<> CheckHubRepoId(std::string_view id);
 // A branch, tag, "refs/pr/1" or commit that git could have.
 Result<> CheckRevision(std::string_view revision);
 
