@@ -127,7 +127,8 @@ def main():
         parser.add_argument(name, type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     # Ends by way of the finally clauses.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="weightfs-demo-"))
     try:
         tour(arguments, folder)

@@ -1,6 +1,9 @@
 # Shared by tools/run and tools/test: packages, build folders. Sourced by bash.
 # Needs: set -euo pipefail. Changes no directory.
 
+# A machine that starts jobs may leave it out; ccache and pip want it.
+export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
+
 weightfs_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What a build needs, then what the tests need on top (Debian 12's names, which

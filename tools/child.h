@@ -1,0 +1,42 @@
+// Work that may hang for ever in the kernel (a look at a mount whose daemon is
+// stuck), done in a child process that can be left behind.
+
+#ifndef WEIGHTFS_TOOLS_CHILD_H_
+#define WEIGHTFS_TOOLS_CHILD_H_
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/base/result.h"
+
+namespace weightfs {
+
+// What a child reported before it ended or ran out of time.
+struct ChildOutput {
+  std::string text;
+  bool timed_out = false;
+};
+
+// Runs `body` in a child process; it reports with `write`. Returns when the
+// child ended or after `limit`, when the child is killed and, if it cannot be,
+// left behind. REQUIRES: no other thread runs.
+Result<ChildOutput> RunInChild(
+    std::chrono::milliseconds limit,
+    const std::function<
+        void(const std::function<void(std::string_view)>& write)>& body);
+
+struct ProgramOutput {
+  int exit_code = -1;      // -1: it was killed, by its signal or by `limit`
+  std::string error_text;  // its standard error, 64 KiB at most
+};
+// Runs a program found in PATH, with an empty standard input, and waits for it.
+// kNotFound: there is none.
+Result<ProgramOutput> RunProgram(const std::vector<std::string>& arguments,
+                                 std::chrono::milliseconds limit);
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_TOOLS_CHILD_H_

@@ -1,0 +1,222 @@
+#include "tools/cli.h"
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <cctype>
+#include <exception>
+#include <map>
+#include <memory>
+#include <utility>
+
+namespace weightfs {
+namespace {
+
+constexpr const char* kDescription =
+    "Mounts models of a Hugging Face Hub, or a local folder, without\n"
+    "downloading them: only what is read is fetched, and kept in a cache.";
+
+// The whole help is to fit 80 columns and 40 lines; a test measures it.
+constexpr const char* kFooter =
+    R"(SOURCE is org/name[@revision], or a local path that starts with / or ./
+
+Examples:
+  weightfs mount openai-community/gpt2 /mnt/gpt2
+  weightfs ls ./model.safetensors
+  weightfs cat openai-community/gpt2 wte.weight --format npy -o wte.npy
+  weightfs umount /mnt/gpt2
+
+Environment: WEIGHTFS_CACHE, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME,
+HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT, HF_HUB_DOWNLOAD_TIMEOUT as the Hub's own.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 denied (token,
+gated, permission); 5 unavailable (network, offline and not cached); 6 corrupt;
+7 not supported; 128 + N ended by signal N.)";
+
+constexpr const char* kMountFooter =
+    R"(Returns once the mount serves; the daemon goes on in the background. A mount
+left by a crash is replaced. End it with `weightfs umount MOUNTPOINT`.
+
+Example: weightfs mount openai-community/gpt2@main /mnt/gpt2)";
+
+constexpr const char* kCatFooter =
+    R"(Example: weightfs cat ./model.safetensors lm_head.weight -f pt > head.pt)";
+
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(27); }
+
+  // Option types add nothing here: each option names its value.
+  std::string make_option_opts(const CLI::Option* option) const override {
+    return option->get_type_size() == 0 || option->get_positional()
+               ? ""
+               : " " + option->get_type_name();
+  }
+};
+
+void AddSourceOptions(CLI::App* command, Flags* flags) {
+  command
+      ->add_option("--cache-dir", flags->cache_dir,
+                   "where to keep what was fetched")
+      ->type_name("DIR");
+  command
+      ->add_option("--endpoint", flags->endpoint, "the Hub, or a mirror of it")
+      ->type_name("URL");
+  command->add_flag("--offline", flags->offline,
+                    "ask nobody; serve what the cache holds");
+  command
+      ->add_option("--token-file", flags->token_file,
+                   "take the Hub's token from here alone")
+      ->type_name("FILE");
+  command
+      ->add_option("--read-timeout", flags->read_timeout,
+                   "a read fails after this [300s]")
+      ->type_name("TIME");
+  command
+      ->add_option("--metadata-timeout", flags->metadata_timeout,
+                   "a listing fails after this [30s]")
+      ->type_name("TIME");
+  command->add_option("--log-file", flags->log_file, "log to this file")
+      ->type_name("FILE");
+  command
+      ->add_option("--log-level", flags->log_level,
+                   "debug, info, warning or error")
+      ->type_name("LEVEL");
+}
+
+void AddSource(CLI::App* command, Flags* flags) {
+  command
+      ->add_option("SOURCE", flags->source,
+                   "org/name[@revision], or a local path")
+      ->required();
+}
+
+void AddMount(CLI::App* app, Flags* flags) {
+  CLI::App* mount = app->add_subcommand("mount", "mount a model");
+  AddSource(mount, flags);
+  mount->add_option("MOUNTPOINT", flags->mountpoint, "a folder that is there")
+      ->required();
+  mount->add_flag("--foreground", flags->foreground,
+                  "stay, and log to standard error");
+  mount->add_flag("--allow-other", flags->allow_other,
+                  "let other users read it");
+  mount->add_flag("--share-private", flags->share_private,
+                  "also where it is private or gated");
+  mount
+      ->add_option("--read-ahead-kb", flags->read_ahead_kb,
+                   "the kernel's read-ahead, if permitted [4096]")
+      ->type_name("KIB");
+  AddSourceOptions(mount, flags);
+  mount->footer(kMountFooter);
+}
+
+void AddUmount(CLI::App* app, Flags* flags) {
+  CLI::App* umount =
+      app->add_subcommand("umount", "unmount, also what a crash left");
+  umount->add_option("MOUNTPOINT", flags->mountpoint, "where it is mounted")
+      ->required();
+  umount->add_flag("-z,--lazy", flags->lazy,
+                   "detach now, end when its last user is gone");
+  umount
+      ->add_option("--cache-dir", flags->cache_dir,
+                   "that of the mount, where XDG_RUNTIME_DIR is not set")
+      ->type_name("DIR");
+}
+
+void AddLs(CLI::App* app, Flags* flags) {
+  CLI::App* ls = app->add_subcommand("ls", "list a model's tensors");
+  AddSource(ls, flags);
+  ls->add_flag("-a,--all", flags->all,
+               "of all weight sets, not the shown ones");
+  ls->add_flag("--json", flags->json, "as JSON");
+  AddSourceOptions(ls, flags);
+}
+
+void AddInfo(CLI::App* app, Flags* flags) {
+  CLI::App* info =
+      app->add_subcommand("info", "say what a repository or folder holds");
+  AddSource(info, flags);
+  info->add_flag("--json", flags->json, "as JSON");
+  AddSourceOptions(info, flags);
+}
+
+void AddCat(CLI::App* app, Flags* flags) {
+  CLI::App* cat =
+      app->add_subcommand("cat", "write one tensor to standard output");
+  AddSource(cat, flags);
+  cat->add_option("TENSOR", flags->tensor, "its name, as ls prints it")
+      ->required();
+  cat->add_option("-f,--format", flags->format,
+                  "raw, npy, pt or safetensors [raw]")
+      ->type_name("FORMAT");
+  cat->add_option("-o,--output", flags->output,
+                  "to this file, which appears when it is whole")
+      ->type_name("FILE");
+  cat->add_option("--set", flags->set, "of this weight set (info lists them)")
+      ->type_name("PATH");
+  AddSourceOptions(cat, flags);
+  cat->footer(kCatFooter);
+}
+
+void AddStatus(CLI::App* app, Flags* flags) {
+  CLI::App* status =
+      app->add_subcommand("status", "list running mounts, or look into one");
+  status->add_option("MOUNTPOINT", flags->mountpoint, "this one");
+  status->add_flag("--json", flags->json, "as JSON");
+  status
+      ->add_option("--cache-dir", flags->cache_dir,
+                   "that of the mounts, where XDG_RUNTIME_DIR is not set")
+      ->type_name("DIR");
+}
+
+// CLI11's messages: "SOURCE is required", of several lines at times.
+std::string OneLine(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  while (!text.empty() && text.back() == ' ') text.pop_back();
+  return text;
+}
+
+std::string CommandNamed(const CLI::App& app) {
+  const auto used = app.get_subcommands();
+  return used.empty() ? "" : used.front()->get_name() + " ";
+}
+
+}  // namespace
+
+Result<std::variant<Invocation, std::string>> ParseCommandLine(
+    int argc, const char* const* argv) {
+  Flags flags;
+  CLI::App app(kDescription, "weightfs");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_help_flag("-h,--help", "print this help");
+  app.set_version_flag("--version", "weightfs " WEIGHTFS_VERSION);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  AddMount(&app, &flags);
+  AddUmount(&app, &flags);
+  AddLs(&app, &flags);
+  AddInfo(&app, &flags);
+  AddCat(&app, &flags);
+  AddStatus(&app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const auto used = app.get_subcommands();
+    return (used.empty() ? &app : used.front())->help();
+  } catch (const CLI::CallForVersion& version) {
+    return std::string(version.what()) + "\n";
+  } catch (const CLI::ParseError& error) {
+    return MakeError(Code::kInvalid, "{}; see weightfs {}--help",
+                     OneLine(error.what()), CommandNamed(app));
+  }
+  static const std::map<std::string, Command> kCommands = {
+      {"mount", Command::kMount}, {"umount", Command::kUmount},
+      {"ls", Command::kLs},       {"info", Command::kInfo},
+      {"cat", Command::kCat},     {"status", Command::kStatus},
+  };
+  return Invocation{kCommands.at(app.get_subcommands().front()->get_name()),
+                    std::move(flags)};
+}
+
+}  // namespace weightfs

@@ -1,0 +1,128 @@
+#include "tools/engine.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <system_error>
+#include <utility>
+
+#include "cache/hub/hub_origin.h"
+#include "cache/local/local_origin.h"
+#include "formats/base/log.h"
+
+namespace weightfs {
+namespace {
+
+// A hub's id that was not found, where a file of that name lies around.
+Error HintAtLocalPath(Error error, const Source& source) {
+  struct stat attr {};
+  if (error.code() != Code::kNotFound ||
+      ::stat(source.text.c_str(), &attr) != 0) {
+    return error;
+  }
+  return MakeError(Code::kNotFound, "{}; for the local path give ./{}",
+                   error.message(), source.text);
+}
+
+}  // namespace
+
+Result<std::string> ResolveLocalSource(const Source& source) {
+  const std::unique_ptr<char, decltype(&std::free)> resolved(
+      ::realpath(source.path.c_str(), nullptr), &std::free);
+  if (resolved != nullptr) return std::string(resolved.get());
+  const int error = errno;
+  Code code = Code::kIo;
+  if (error == ENOENT || error == ENOTDIR) code = Code::kNotFound;
+  if (error == EACCES) code = Code::kDenied;
+  return MakeError(code, "{}: {}", source.path,
+                   std::generic_category().message(error));
+}
+
+Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
+  LogOptions(options);
+  std::unique_ptr<Engine> engine(new Engine);
+  RETURN_IF_ERROR(engine->OpenOrigin(options));
+  engine->fetcher_ = Fetcher::Create(*engine->origin_, engine->timers_,
+                                     engine->pool_, FetcherOptions());
+  RepoOptions repo_options;
+  repo_options.metadata_timeout = options.metadata_timeout;
+  auto repo = Repo::Open({.origin = engine->origin_.get(),
+                          .fetcher = engine->fetcher_.get(),
+                          .cache = engine->cache_.get(),
+                          .indexers = &engine->indexers_},
+                         repo_options);
+  if (!repo.has_value()) {
+    Error error = std::move(repo).error();
+    if (options.source->kind == Source::Kind::kHub) {
+      return HintAtLocalPath(std::move(error), *options.source);
+    }
+    return error;
+  }
+  engine->repo_ = *std::move(repo);
+  return engine;
+}
+
+Engine::~Engine() { Stop(); }
+
+std::string Engine::TokenSource() const {
+  return token_ == nullptr ? "none" : token_->Source();
+}
+
+void Engine::Stop() {
+  // The fetcher ends what indexers wait for; what it ends is completed on the
+  // pool, which therefore stops last.
+  if (fetcher_ != nullptr) fetcher_->Stop();
+  indexers_.Stop();
+  timers_.Stop();
+  pool_.Stop();
+}
+
+Result<> Engine::OpenOrigin(const Options& options) {
+  const Source& source = *options.source;
+  if (source.kind == Source::Kind::kLocal) {
+    ASSIGN_OR_RETURN(const std::string path, ResolveLocalSource(source));
+    ASSIGN_OR_RETURN(origin_, CreateLocalOrigin(path));
+    return {};
+  }
+  RETURN_IF_ERROR(OpenCache(options));
+  token_ = std::make_unique<TokenProvider>(options.token_file);
+  HttpClientOptions http_options;
+  http_options.user_agent = options.user_agent;
+  ASSIGN_OR_RETURN(http_, HttpClient::Create(http_options));
+  HubOptions hub;
+  hub.endpoint = options.endpoint;
+  hub.repo = source.repo;
+  hub.revision = source.revision;
+  hub.offline = options.offline;
+  hub.metadata_timeout = options.metadata_timeout;
+  hub.stall_timeout = options.stall_timeout;
+  ASSIGN_OR_RETURN(origin_,
+                   CreateHubOrigin(hub, *http_, *token_, store_.get()));
+  return {};
+}
+
+Result<> Engine::OpenCache(const Options& options) {
+  auto opened =
+      options.cache_dir.empty()
+          ? Error(
+                Code::kInvalid,
+                "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir")
+          : ObjectCache::Open(options.cache_dir);
+  if (opened.has_value()) {
+    cache_ = *std::move(opened);
+    store_ = std::make_unique<SnapshotStore>(options.cache_dir);
+    return {};
+  }
+  Error error = std::move(opened).error();
+  error.AddContext(
+      fmt::format("the cache {} cannot be used", options.cache_dir));
+  if (options.offline) {
+    return MakeError(Code::kUnavailable, "offline, and {}", error.message());
+  }
+  LogWarning("{}; what is read is fetched each time", error.message());
+  return {};
+}
+
+}  // namespace weightfs

@@ -1,0 +1,222 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "formats/base/log.h"
+#include "formats/base/mutex.h"
+#include "formats/base/unique_fd.h"
+#include "fs/describe.h"
+#include "fs/fuse/session.h"
+#include "fs/vfs.h"
+#include "tools/commands.h"
+#include "tools/daemon.h"
+#include "tools/engine.h"
+#include "tools/exit_codes.h"
+#include "tools/log_sink.h"
+#include "tools/mount_plan.h"
+#include "tools/mount_registry.h"
+#include "tools/mount_table.h"
+#include "tools/watchdog.h"
+
+namespace weightfs {
+namespace {
+
+// From the end of serving to the end of the process; with what the session may
+// take to unmount, under the promised 5 s.
+constexpr std::chrono::milliseconds kShutdownLimit{3'000};
+
+int64_t UnixSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// What .weightfs/status.json says. Thread-safe.
+class MountStatus {
+ public:
+  MountStatus(const MountPlan& plan, Engine& engine) : engine_(engine) {
+    report_.version = WEIGHTFS_VERSION;
+    report_.source = plan.options.source->text;
+    report_.mountpoint = plan.mountpoint;
+    report_.pid = ::getpid();
+    report_.started = UnixSeconds();
+    report_.log_file = plan.log_file;
+    report_.token_source = engine.TokenSource();
+    report_.offline = plan.options.offline;
+    report_.allow_other = plan.options.allow_other;
+    if (engine.cache() != nullptr) {
+      report_.cache_folder = engine.cache()->folder();
+    }
+  }
+
+  void SetFuse(const FuseSettings& settings) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    report_.fuse = settings;
+  }
+
+  std::string Render(Vfs& vfs) EXCLUDES(mutex_) {
+    StatusReport report;
+    {
+      MutexLock lock(mutex_);
+      report = report_;
+    }
+    report.fetcher = engine_.fetcher().stats();
+    if (engine_.cache() != nullptr) report.cache = engine_.cache()->stats();
+    report.parked = vfs.parked();
+    return RenderStatusJson(engine_.repo(), report);
+  }
+
+  MountRecord Record() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    const Snapshot& snapshot = engine_.repo().snapshot();
+    MountRecord record;
+    record.pid = ::getpid();
+    record.start_time = ProcessStartTime(record.pid).value_or(0);
+    record.machine = MachineId();
+    record.started = report_.started;
+    record.mountpoint = report_.mountpoint;
+    record.source = report_.source;
+    record.repo = snapshot.repo;
+    record.commit = snapshot.commit;
+    record.log_file = report_.log_file;
+    record.cache_folder = report_.cache_folder;
+    return record;
+  }
+
+ private:
+  Engine& engine_;
+  Mutex mutex_;
+  StatusReport report_ GUARDED_BY(mutex_);
+};
+
+// The mount's file in the registry, as long as it serves.
+class Registration {
+ public:
+  Registration(std::string folder, MountRecord record)
+      : registry_(std::move(folder)), record_(std::move(record)) {
+    const auto added = registry_.Add(record_);
+    if (!added.has_value()) {
+      LogWarning("`weightfs status` will not list this mount: {}",
+                 added.error().ToString());
+    }
+  }
+  ~Registration() { registry_.Remove(record_); }
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
+
+ private:
+  MountRegistry registry_;
+  const MountRecord record_;
+};
+
+Result<> CheckSharing(const Options& options, const Snapshot& snapshot) {
+  if (!options.allow_other || options.share_private || !snapshot.restricted) {
+    return {};
+  }
+  return MakeError(Code::kDenied,
+                   "{} is private or gated, and --allow-other would show it to "
+                   "every user of this machine; add --share-private if that is "
+                   "right",
+                   snapshot.repo);
+}
+
+std::string ReadyLine(const MountPlan& plan, const Snapshot& snapshot) {
+  std::string what = snapshot.repo;
+  if (plan.options.source->kind == Source::Kind::kHub) {
+    what += "@" + snapshot.commit.substr(0, 12);
+  }
+  return fmt::format("mounted {} at {} (log: {})", what, plan.mountpoint,
+                     plan.log_file.empty() ? "standard error" : plan.log_file);
+}
+
+Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
+                             ShutdownWatchdog& watchdog) {
+  const Options& options = plan.options;
+  ASSIGN_OR_RETURN(const auto engine, Engine::Open(options));
+  const Snapshot& snapshot = engine->repo().snapshot();
+  RETURN_IF_ERROR(CheckSharing(options, snapshot));
+  const std::string token_source = engine->TokenSource();
+  if (token_source.starts_with('/')) {
+    RETURN_IF_ERROR(
+        CheckOutside("the token file", token_source, plan.mountpoint));
+  }
+  MountStatus status(plan, *engine);
+  Vfs vfs(engine->repo(), engine->pool(), engine->timers(),
+          {.read_timeout = options.read_timeout,
+           .metadata_timeout = options.metadata_timeout});
+  vfs.SetStatus([&] { return status.Render(vfs); });
+  FuseOptions fuse;
+  fuse.mountpoint = plan.mountpoint;
+  fuse.allow_other = options.allow_other;
+  fuse.read_ahead_kb = options.read_ahead_kb;
+  ASSIGN_OR_RETURN(const auto session, FuseSession::Mount(vfs, fuse));
+  Result<> served;
+  {
+    const Registration registration(options.run_dir, status.Record());
+    engine->repo().LoadShownIndexes();
+    served = session->Serve([&](const FuseSettings& settings) {
+      status.SetFuse(settings);
+      const std::string line = ReadyLine(plan, snapshot);
+      LogInfo("{}", line);
+      SetLogTee(nullptr);
+      reporter.Ready(line);
+    });
+    watchdog.Arm();
+    NotifyServiceManager("STOPPING=1");
+  }
+  LogInfo("no longer mounted at {}", plan.mountpoint);
+  vfs.Shutdown();
+  engine->Stop();
+  return served;
+}
+
+[[noreturn]] void EndHard(const std::string& mountpoint) {
+  LogError("shutting down takes too long; ending at once");
+  // In case it is still mounted: a dead mount would be left.
+  (void)Unmount(mountpoint, UnmountMode::kLazy);
+  ::_exit(kExitFailure);
+}
+
+int Serve(const MountPlan& plan, Reporter& reporter) {
+  const auto fail = [&](const Error& error) {
+    // Without a log file the reporter's line is the log's.
+    if (!plan.log_file.empty()) LogError("{}", error.ToString());
+    const int code = ExitCodeFor(error.code());
+    reporter.Fail(code, error.message());
+    return code;
+  };
+  PrepareProcess();
+  const bool in_background = !plan.options.foreground;
+  const auto installed =
+      InstallLog({.file = plan.log_file,
+                  .redirects_stdio = in_background,
+                  .least = plan.options.log_level.value_or(LogLevel::kInfo)});
+  if (!installed.has_value()) return fail(installed.error());
+  LogInfo("weightfs {} starts: source={} mountpoint={} pid={}",
+          WEIGHTFS_VERSION, plan.options.source->text, plan.mountpoint,
+          ::getpid());
+  SetLogTee([&](std::string_view line) { reporter.Warn(line); });
+  for (const std::string& note : plan.notes) LogWarning("{}", note);
+  ShutdownWatchdog watchdog(kShutdownLimit, [&] { EndHard(plan.mountpoint); });
+  const auto served = ServeUntilUnmounted(plan, reporter, watchdog);
+  SetLogTee(nullptr);
+  return served.has_value() ? static_cast<int>(kExitOk) : fail(served.error());
+}
+
+}  // namespace
+
+int RunMount(const Options& options) {
+  const auto plan = PlanMount(options);
+  if (!plan.has_value()) return ReportError(plan.error());
+  const Body body = [&](Reporter& reporter) { return Serve(*plan, reporter); };
+  if (options.foreground) return RunInForeground(body);
+  auto log = OpenLogFile(plan->log_file);
+  if (!log.has_value()) return ReportError(log.error());
+  const UniqueFd log_fd(*log);
+  return RunInBackground(log_fd.get(), plan->log_file, body);
+}
+
+}  // namespace weightfs
