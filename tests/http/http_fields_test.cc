@@ -79,8 +79,8 @@ TEST(HttpFieldsTest, DatesAndPrintableText) {
   EXPECT_EQ(ParseHttpDate("Thu, 01 Jan 1970 00:01:00 GMT"),
             system_clock::from_time_t(60));
   EXPECT_EQ(ParseHttpDate("yesterday-ish"), std::nullopt);
-  EXPECT_EQ(Printable("a\n\x1b[2J\xc2\x9b"), "a??[2J??");
-  EXPECT_EQ(Printable(std::string(1000, 'a')).size(), 303u);
+  EXPECT_EQ(PrintableText("a\n\x1b[2J\xc2\x9b"), "a??[2J??");
+  EXPECT_EQ(PrintableText(std::string(1000, 'a')).size(), 303u);
 }
 
 }  // namespace

@@ -1,0 +1,131 @@
+// FakeCacheFile: a CacheFile in memory whose faults a test chooses.
+//
+// Thread-safety: safe for concurrent use.
+
+#ifndef WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_
+#define WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "cache/object_cache.h"
+#include "formats/base/mutex.h"
+
+namespace weightfs {
+
+class FakeCacheFile final : public CacheFile {
+ public:
+  // Called before each Read or Put without a lock; an error is the answer.
+  using Fault = std::function<Result<>(uint64_t granule)>;
+
+  explicit FakeCacheFile(uint64_t size) : size_(size) {}
+
+  void OnRead(Fault fault) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_read_ = std::move(fault);
+  }
+  void OnPut(Fault fault) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_put_ = std::move(fault);
+  }
+  // The next Read that touches `granule` finds it bad.
+  void Spoil(uint64_t granule) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    spoiled_.insert(granule);
+  }
+  size_t reads() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return reads_;
+  }
+  void WaitForGranules(size_t count) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (granules_.size() < count) changed_.Wait(mutex_);
+  }
+
+  uint64_t size() const override { return size_; }
+  bool Has(uint64_t granule) const override EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return granules_.contains(granule);
+  }
+  double CachedFraction() const override EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    uint64_t bytes = 0;
+    for (const auto& [granule, data] : granules_) bytes += data.size();
+    return size_ == 0 ? 1.0
+                      : static_cast<double>(bytes) / static_cast<double>(size_);
+  }
+  Result<SlabPin> Pin(uint64_t /*offset*/, uint64_t /*length*/) override {
+    return SlabPin();
+  }
+  Result<> Read(uint64_t offset, std::span<std::byte> out) override
+      EXCLUDES(mutex_) {
+    Fault fault;
+    {
+      MutexLock lock(mutex_);
+      ++reads_;
+      fault = on_read_;
+    }
+    if (fault) RETURN_IF_ERROR(fault(offset / kGranuleSize));
+    MutexLock lock(mutex_);
+    return Copy(offset, out);
+  }
+  bool TryRead(uint64_t offset, std::span<std::byte> out) override
+      EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return try_read_ && Copy(offset, out).has_value();
+  }
+  void AllowTryRead() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    try_read_ = true;
+  }
+  Result<> Put(uint64_t granule, std::span<const std::byte> bytes) override
+      EXCLUDES(mutex_) {
+    Fault fault;
+    {
+      MutexLock lock(mutex_);
+      fault = on_put_;
+    }
+    if (fault) RETURN_IF_ERROR(fault(granule));
+    MutexLock lock(mutex_);
+    granules_[granule] = {bytes.begin(), bytes.end()};
+    spoiled_.erase(granule);
+    changed_.NotifyAll();
+    return {};
+  }
+
+ private:
+  Result<> Copy(uint64_t offset, std::span<std::byte> out) REQUIRES(mutex_) {
+    for (size_t done = 0; done < out.size();) {
+      const uint64_t granule = (offset + done) / kGranuleSize;
+      if (spoiled_.erase(granule) > 0) granules_.erase(granule);
+      auto it = granules_.find(granule);
+      if (it == granules_.end()) {
+        return MakeError(Code::kStale, "granule {} is absent", granule);
+      }
+      const size_t within = offset + done - granule * kGranuleSize;
+      const size_t n = std::min(out.size() - done, it->second.size() - within);
+      std::memcpy(out.data() + done, it->second.data() + within, n);
+      done += n;
+    }
+    return {};
+  }
+
+  const uint64_t size_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::map<uint64_t, std::vector<std::byte>> granules_ GUARDED_BY(mutex_);
+  std::set<uint64_t> spoiled_ GUARDED_BY(mutex_);
+  Fault on_read_ GUARDED_BY(mutex_);
+  Fault on_put_ GUARDED_BY(mutex_);
+  bool try_read_ GUARDED_BY(mutex_) = false;
+  size_t reads_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace weightfs
+
+#endif  // WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_

@@ -1,0 +1,189 @@
+// Child processes, the watchdog, output files: what commands do with the
+// system.
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <iterator>
+#include <string>
+
+#include "tests/support/matchers.h"
+#include "tools/child.h"
+#include "tools/log_sink.h"
+#include "tools/output.h"
+#include "tools/watchdog.h"
+
+namespace weightfs {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string ReadFile(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file),
+          std::istreambuf_iterator<char>()};
+}
+
+class FolderTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name =
+        std::filesystem::temp_directory_path() / "weightfs-out-XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::vector<std::string> Names() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      names.push_back(entry.path().filename());
+    }
+    return names;
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST(RunInChildTest, ReturnsWhatTheChildWrote) {
+  const auto output =
+      RunInChild(seconds(30), [](const auto& write) { write("hello"); });
+  ASSERT_OK(output);
+  EXPECT_EQ(output->text, "hello");
+  EXPECT_FALSE(output->timed_out);
+}
+
+TEST(RunInChildTest, GivesUpAChildThatHangs) {
+  const auto output = RunInChild(milliseconds(50), [](const auto& write) {
+    write("before");
+    while (true) ::pause();
+  });
+  ASSERT_OK(output);
+  EXPECT_TRUE(output->timed_out);
+  EXPECT_EQ(output->text, "before");
+}
+
+TEST(RunProgramTest, TellsExitCodeAndErrors) {
+  const auto output =
+      RunProgram({"sh", "-c", "echo wrong >&2; exit 3"}, seconds(30));
+  ASSERT_OK(output);
+  EXPECT_EQ(output->exit_code, 3);
+  EXPECT_EQ(output->error_text, "wrong\n");
+}
+
+TEST(RunProgramTest, MissingProgramIsNotFound) {
+  EXPECT_THAT(RunProgram({"weightfs-no-such-program"}, seconds(30)),
+              HasCode(Code::kNotFound));
+}
+
+TEST(RunProgramTest, KillsAProgramThatHangs) {
+  const auto output = RunProgram({"sleep", "1000"}, milliseconds(50));
+  ASSERT_OK(output);
+  EXPECT_EQ(output->exit_code, -1);
+}
+
+TEST(WatchdogTest, FiresWhenTheEndTakesTooLong) {
+  std::promise<void> fired;
+  ShutdownWatchdog watchdog(milliseconds(10), [&] { fired.set_value(); });
+  watchdog.Arm();
+  EXPECT_EQ(fired.get_future().wait_for(seconds(30)),
+            std::future_status::ready);
+}
+
+TEST(WatchdogTest, IsQuietUnlessArmedAndInTime) {
+  bool fired = false;
+  {
+    ShutdownWatchdog unarmed(milliseconds(0), [&] { fired = true; });
+    ShutdownWatchdog in_time(seconds(3600), [&] { fired = true; });
+    in_time.Arm();
+  }
+  EXPECT_FALSE(fired);
+}
+
+TEST_F(FolderTest, OutputFileAppearsWhole) {
+  const std::string path = folder_ / "out";
+  {
+    auto file = OutputFile::Create(path);
+    ASSERT_OK(file);
+    ASSERT_OK(WriteAll(file->fd(), std::as_bytes(std::span("bytes", 5))));
+    EXPECT_FALSE(std::filesystem::exists(path));
+    ASSERT_OK(file->Commit());
+  }
+  EXPECT_EQ(ReadFile(path), "bytes");
+  EXPECT_THAT(Names(), ElementsAre("out"));
+}
+
+TEST_F(FolderTest, OutputFileThatFailedLeavesTheOldOne) {
+  const std::string path = folder_ / "out";
+  std::ofstream(path) << "old";
+  ::chmod(path.c_str(), 0640);
+  {
+    auto file = OutputFile::Create(path);
+    ASSERT_OK(file);
+    ASSERT_OK(WriteAll(file->fd(), std::as_bytes(std::span("half", 4))));
+  }
+  EXPECT_EQ(ReadFile(path), "old");
+  EXPECT_THAT(Names(), ElementsAre("out"));
+  auto file = OutputFile::Create(path);
+  ASSERT_OK(file);
+  ASSERT_OK(file->Commit());
+  struct stat attr {};
+  ASSERT_EQ(::stat(path.c_str(), &attr), 0);
+  EXPECT_EQ(attr.st_mode & 0777, 0640u);
+}
+
+TEST_F(FolderTest, OutputToADeviceIsWrittenAsItIs) {
+  auto file = OutputFile::Create("/dev/null");
+  ASSERT_OK(file);
+  EXPECT_OK(file->Commit());
+  EXPECT_THAT(OutputFile::Create(folder_), HasCode(Code::kInvalid));
+  EXPECT_THAT(OutputFile::Create(folder_ / "absent" / "x"), HasCode(Code::kIo));
+}
+
+TEST_F(FolderTest, LogFollowsItsNameAndIsItsOwnersAlone) {
+  const std::string path = folder_ / "deep" / "x.log";
+  ASSERT_OK(InstallLog({.file = path, .least = LogLevel::kInfo}));
+  std::string teed;
+  SetLogTee([&](std::string_view line) { teed += line; });
+  LogDebug("below the level");
+  LogInfo("one {}", 1);
+  LogWarning("two");
+  SetLogTee(nullptr);
+  LogWarning("three");
+  SetLogSink(nullptr, LogLevel::kInfo);
+  const std::string text = ReadFile(path);
+  EXPECT_THAT(text, ::testing::ContainsRegex("info \\[[0-9]+\\] one 1\n"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("warning \\[[0-9]+\\] three\n"));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("below")));
+  EXPECT_EQ(teed, "two");
+  struct stat attr {};
+  ASSERT_EQ(::stat(path.c_str(), &attr), 0);
+  EXPECT_EQ(attr.st_mode & 0777, 0600u);
+}
+
+TEST_F(FolderTest, AnOvergrownLogIsSetAside) {
+  const std::string path = folder_ / "x.log";
+  std::ofstream(path) << "old";
+  std::filesystem::resize_file(path, (16 << 20) + 1);
+  ASSERT_OK(InstallLog({.file = path}));
+  SetLogSink(nullptr, LogLevel::kInfo);
+  EXPECT_EQ(std::filesystem::file_size(path), 0u);
+  EXPECT_TRUE(std::filesystem::exists(path + ".1"));
+}
+
+TEST_F(FolderTest, LogThatCannotBeWrittenIsAnError) {
+  std::ofstream(folder_ / "file") << "x";
+  EXPECT_THAT(InstallLog({.file = folder_ / "file" / "x.log"}),
+              HasMessage(HasSubstr("--log-file")));
+}
+
+}  // namespace
+}  // namespace weightfs
