@@ -215,7 +215,7 @@ TEST_F(FetcherStressTest, RightBytesOverARealCache) {
   auto cache = ObjectCache::Open(temp.path() + "/cache");
   ASSERT_OK(cache);
   for (const std::string path : {"a.bin", "b.bin", "c.bin"}) {
-    const uint64_t size = 12 * kGranuleSize + path[0];
+    const uint64_t size = 120 * kGranuleSize + path[0];
     auto file = (*cache)->OpenObject(
         kEndpoint, {ContentId::Kind::kGit, std::string(40, path[0])}, size);
     ASSERT_OK(file);
