@@ -65,12 +65,6 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   // kStopping: no new reads and fetches. kClosed: no new Activity either.
   // kStopped: and none is left.
   enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
-  // What waits for a connection: a granule, or a flight (a retry, or direct).
-  struct QueueItem {
-    std::shared_ptr<FetchFile> file;
-    uint64_t granule = 0;
-    std::shared_ptr<Flight> flight;  // null: a granule
-  };
   using Queue = std::map<int64_t, QueueItem>;
 
   // fetch_core.cc

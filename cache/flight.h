@@ -65,6 +65,13 @@ struct Flight {
   std::atomic<bool> cancelled{false};
 };
 
+// What waits for a connection: a granule, or a flight (a retry, or direct).
+struct QueueItem {
+  std::shared_ptr<FetchFile> file;
+  uint64_t granule = 0;
+  std::shared_ptr<Flight> flight;  // null: a granule
+};
+
 }  // namespace weightfs
 
 #endif  // WEIGHTFS_CACHE_FLIGHT_H_

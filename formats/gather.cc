@@ -75,6 +75,26 @@ void ForEachRun(const Layout& layout, uint64_t offset, uint64_t length,
   }
 }
 
+// memcpy, with the lengths of items inlined.
+void CopyShort(std::byte* to, const std::byte* from, uint64_t length) {
+  switch (length) {
+    case 1:
+      *to = *from;
+      break;
+    case 2:
+      std::memcpy(to, from, 2);
+      break;
+    case 4:
+      std::memcpy(to, from, 4);
+      break;
+    case 8:
+      std::memcpy(to, from, 8);
+      break;
+    default:
+      std::memcpy(to, from, length);
+  }
+}
+
 class Gather final : public Transform {
  public:
   Gather(Layout layout, std::vector<SourceRange> storage)
@@ -85,6 +105,12 @@ class Gather final : public Transform {
     for (const SourceRange& range : storage_) {
       starts_.push_back(end);
       end += range.length;
+    }
+    rows_.resize(layout_.axes.size() - 1);
+    uint64_t rows = 1;
+    for (size_t i = rows_.size(); i-- > 0;) {
+      rows_[i] = rows;
+      rows *= layout_.axes[i].count;
     }
   }
 
@@ -153,13 +179,22 @@ class Gather final : public Transform {
   // crosses from one range of the storage into the next.
   std::vector<Run> Runs(uint64_t offset, uint64_t length) const {
     std::vector<Run> runs;
-    ForEachRun(layout_, offset, length, [&](uint64_t address, uint64_t bytes) {
-      if (!runs.empty() && runs.back().Holds(address) &&
-          address + bytes <= runs.back().end()) {
-        return;  // stride 0
-      }
-      runs.push_back({address, bytes});
-    });
+    // A part of a row, whole rows, a part of a row.
+    const uint64_t row = layout_.run();
+    uint64_t begin = offset / row;
+    const uint64_t end = (offset + length) / row;
+    const auto add_part = [&](uint64_t from, uint64_t to) {
+      ForEachRun(layout_, from, to - from, [&](uint64_t address, uint64_t n) {
+        runs.push_back({address, n});
+      });
+    };
+    if (begin == end) {
+      add_part(offset, offset + length);
+    } else {
+      if (offset % row != 0) add_part(offset, ++begin * row);
+      AddRows(0, layout_.base, begin, end, runs);
+      add_part(end * row, offset + length);
+    }
     const auto by_address = [](const Run& a, const Run& b) {
       return a.address < b.address;
     };
@@ -167,6 +202,61 @@ class Gather final : public Transform {
       std::sort(runs.begin(), runs.end(), by_address);
     }
     return SplitAtStorage(Join(runs));
+  }
+
+  // Adds the runs of rows [begin, end), counted from `base` over the axes from
+  // `level` on: a part of the first step of that axis, whole steps, and a part
+  // of the last.
+  void AddRows(size_t level, uint64_t base, uint64_t begin, uint64_t end,
+               std::vector<Run>& runs) const {
+    if (begin >= end) return;
+    const Axis& axis = layout_.axes[level];
+    const uint64_t rows = rows_[level];  // in one step
+    const uint64_t first = begin / rows;
+    const uint64_t last = end / rows;
+    if (first == last) {
+      AddRows(level + 1, base + first * axis.stride, begin % rows, end % rows,
+              runs);
+      return;
+    }
+    uint64_t whole = first;
+    if (begin % rows != 0) {
+      AddRows(level + 1, base + first * axis.stride, begin % rows, rows, runs);
+      ++whole;
+    }
+    AddBox(level, base + whole * axis.stride, last - whole, runs);
+    AddRows(level + 1, base + last * axis.stride, 0, end % rows, runs);
+  }
+
+  // Adds the runs of `count` steps of the axis `level`, whole in the axes
+  // inside it, and sorted where no axis steps into another's reach.
+  void AddBox(size_t level, uint64_t base, uint64_t count,
+              std::vector<Run>& runs) const {
+    if (count == 0) return;
+    std::vector<Axis> axes(
+        layout_.axes.begin() + static_cast<std::ptrdiff_t>(level),
+        layout_.axes.end() - 1);
+    axes[0].count = count;
+    std::sort(axes.begin(), axes.end(),
+              [](const Axis& a, const Axis& b) { return a.stride > b.stride; });
+    uint64_t length = layout_.run();
+    while (!axes.empty() && axes.back().stride <= length + kMaxGatherGap) {
+      length += (axes.back().count - 1) * axes.back().stride;
+      axes.pop_back();
+    }
+    std::vector<uint64_t> at(axes.size());
+    uint64_t address = base;
+    while (true) {
+      runs.push_back({address, length});
+      size_t i = axes.size();
+      while (i-- > 0) {
+        address += axes[i].stride;
+        if (++at[i] < axes[i].count) break;
+        address -= axes[i].count * axes[i].stride;
+        at[i] = 0;
+      }
+      if (i > axes.size()) return;  // wrapped: every axis ran out
+    }
   }
 
   static std::vector<Run> Join(const std::vector<Run>& runs) {
@@ -202,6 +292,7 @@ class Gather final : public Transform {
   const uint64_t size_;
   const std::vector<SourceRange> storage_;
   std::vector<uint64_t> starts_;  // where storage_[i] begins, in the storage
+  std::vector<uint64_t> rows_;    // runs in one step of each outer axis
 };
 
 // Checks the tensor against its storage of `storage_size` bytes and lays it out

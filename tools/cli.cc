@@ -190,7 +190,8 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
   CLI::App app(kDescription, "weightfs");
   app.formatter(std::make_shared<HelpFormatter>());
   app.set_help_flag("-h,--help", "print this help");
-  app.set_version_flag("--version", "weightfs " WEIGHTFS_VERSION);
+  app.set_version_flag("--version", "weightfs " WEIGHTFS_VERSION,
+                       "print the version");
   app.require_subcommand(1);
   app.footer(kFooter);
   AddMount(&app, &flags);
@@ -203,7 +204,7 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     const auto used = app.get_subcommands();
-    return (used.empty() ? &app : used.front())->help();
+    return used.empty() ? app.help() : used.front()->help("weightfs");
   } catch (const CLI::CallForVersion& version) {
     return std::string(version.what()) + "\n";
   } catch (const CLI::ParseError& error) {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -24,9 +25,9 @@
 namespace weightfs {
 namespace {
 
-// From the end of serving to the end of the process; with what the session may
-// take to unmount, under the promised 5 s.
-constexpr std::chrono::milliseconds kShutdownLimit{3'000};
+// From the signal, or an unmount from outside, to the end of the process; 5 s
+// are promised.
+constexpr std::chrono::milliseconds kShutdownLimit{4'500};
 
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -157,8 +158,10 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   {
     const Registration registration(options.run_dir, status.Record());
     engine->repo().LoadShownIndexes();
+    std::optional<ArmOnSignals> arm_on_signals;
     served = session->Serve([&](const FuseSettings& settings) {
       status.SetFuse(settings);
+      arm_on_signals.emplace(watchdog);
       const std::string line = ReadyLine(plan, snapshot);
       LogInfo("{}", line);
       SetLogTee(nullptr);

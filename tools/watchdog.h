@@ -8,10 +8,9 @@
 
 #include <chrono>
 #include <functional>
-#include <optional>
 #include <thread>
 
-#include "formats/base/mutex.h"
+#include "formats/base/unique_fd.h"
 
 namespace weightfs {
 
@@ -25,20 +24,27 @@ class ShutdownWatchdog {
   ShutdownWatchdog(const ShutdownWatchdog&) = delete;
   ShutdownWatchdog& operator=(const ShutdownWatchdog&) = delete;
 
-  // The clock starts; later calls do nothing.
-  void Arm() EXCLUDES(mutex_);
+  // The clock starts; later calls do nothing. Async-signal-safe.
+  void Arm();
 
  private:
-  void Run() EXCLUDES(mutex_);
+  void Run();
 
   const std::chrono::milliseconds limit_;
   const std::function<void()> give_up_;
-  Mutex mutex_;
-  CondVar changed_;
-  std::optional<std::chrono::steady_clock::time_point> deadline_
-      GUARDED_BY(mutex_);
-  bool done_ GUARDED_BY(mutex_) = false;
+  const UniqueFd event_;  // an eventfd: counts calls of Arm, and the end
   std::jthread thread_;
+};
+
+// While it lives, SIGTERM, SIGINT and SIGHUP arm the watchdog and then go to
+// whatever handled them before; signals that are ignored stay so. One at a
+// time.
+class ArmOnSignals {
+ public:
+  explicit ArmOnSignals(ShutdownWatchdog& watchdog);
+  ~ArmOnSignals();
+  ArmOnSignals(const ArmOnSignals&) = delete;
+  ArmOnSignals& operator=(const ArmOnSignals&) = delete;
 };
 
 }  // namespace weightfs

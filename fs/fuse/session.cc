@@ -67,6 +67,7 @@ class LowLevelSession final : public FuseSession {
   ~LowLevelSession() override {
     if (session_ == nullptr) return;
     if (mounted_) fuse_session_unmount(session_);
+    fuse_remove_signal_handlers(session_);
     fuse_session_destroy(session_);
   }
   LowLevelSession(const LowLevelSession&) = delete;
@@ -98,6 +99,10 @@ Result<> LowLevelSession::Mount() {
   fuse_opt_free_args(&args);
   if (session_ == nullptr) {
     return Error(Code::kIo, "libfuse refused the session; see the log");
+  }
+  // Before the mount is there: a signal that came between would leave it dead.
+  if (fuse_set_signal_handlers(session_) != 0) {
+    return Error(Code::kIo, "cannot install the signal handlers");
   }
   if (fuse_session_mount(session_, options_.mountpoint.c_str()) != 0) {
     return MakeError(
@@ -135,9 +140,6 @@ void LowLevelSession::Announce(
 
 Result<> LowLevelSession::Serve(
     std::function<void(const FuseSettings&)> ready) {
-  if (fuse_set_signal_handlers(session_) != 0) {
-    return Error(Code::kIo, "cannot install the signal handlers");
-  }
   std::jthread announcer =
       StartThread("wfs-announce", [this, &ready] { Announce(ready); });
   fuse_loop_config* config = fuse_loop_cfg_create();
@@ -160,7 +162,6 @@ Result<> LowLevelSession::Serve(
   fuse_session_unmount(session_);
   mounted_ = false;
   announcer.join();
-  fuse_remove_signal_handlers(session_);
   if (result < 0) {
     return MakeError(Code::kIo, "the FUSE loop ended with errno {}", -result);
   }

@@ -224,6 +224,53 @@ TEST_F(FetcherRetryTest, ADeadlineEndsAReadThatWaitsForARetry) {
   EXPECT_EQ(origin_.starts().size(), 1u);
 }
 
+TEST_F(FetcherRetryTest, CancelEndsAReadThatWaitsForARetry) {
+  options_.first_backoff = std::chrono::hours(1);
+  options_.max_backoff = std::chrono::hours(1);
+  Open(64 * kG);
+  auto reading = Read(0, kG);
+  origin_.End(0, Unavailable());
+  object_->CancelRead(reading->id);
+  EXPECT_THAT(reading->Wait(), HasCode(Code::kCancelled));
+  // The range is as never asked for, and one failure pauses nobody else.
+  auto again = Read(0, kG);
+  EXPECT_EQ(origin_.starts().size(), 2u);
+  origin_.FinishAll();
+  EXPECT_TRUE(IsRight(again));
+}
+
+TEST_F(FetcherRetryTest, StopEndsReadsThatWaitForARetryOrAPause) {
+  options_.first_backoff = std::chrono::hours(1);
+  options_.max_backoff = std::chrono::hours(1);
+  Open(64 * kG);
+  auto first = Read(0, kG);
+  auto second = Read(10 * kG, kG);
+  origin_.End(0, Unavailable());
+  origin_.End(1, Unavailable().WithRetryAfter(std::chrono::minutes(5)));
+  auto third = Read(20 * kG, kG);
+  EXPECT_EQ(origin_.starts().size(), 2u);
+  fetcher_->Stop();
+  for (const auto& reading : {first, second, third}) {
+    EXPECT_THAT(reading->Wait(), HasCode(Code::kCancelled));
+  }
+}
+
+TEST_F(FetcherRetryTest, APrefetchThatIsDemandedIsRetriedForItsReader) {
+  options_.max_backoff = milliseconds(0);
+  Open(64 * kG);
+  object_->Prefetch(0, 2 * kG);
+  origin_.End(0, Unavailable());
+  origin_.WaitForStarts(2);
+  auto reading = Read(kG, 10);
+  for (size_t i = 1; i < 8; ++i) {
+    origin_.WaitForStarts(i + 1);
+    origin_.End(i, Unavailable());
+  }
+  origin_.WaitForStarts(9);
+  origin_.FinishAll();
+  EXPECT_TRUE(IsRight(reading));
+}
+
 TEST(OriginHealthTest, BackoffGrowsIsJitteredAndBounded) {
   OriginHealth health(milliseconds(100), milliseconds(10'000), 7);
   for (int failures = 1; failures < 40; ++failures) {

@@ -485,6 +485,37 @@ TEST_F(FetcherTest, ObjectsOutliveTheirFetcher) {
   EXPECT_THAT(Read(kG, 10)->Wait(), HasCode(Code::kCancelled));
 }
 
+TEST_F(FetcherTest, AReadMayBeStartedAndCancelledInADone) {
+  Open(4 * kG);
+  auto next = std::make_shared<Reading>(kG, 10);
+  readings_.push_back(next);
+  std::promise<void> ran;
+  std::byte byte{};
+  std::atomic<ReadId> id = 0;
+  id = object_->StartRead(0, {&byte, 1}, {}, [&](const Result<>& result) {
+    EXPECT_OK(result);
+    object_->CancelRead(id);
+    next->id = object_->StartRead(kG, next->out(), {}, next->Done());
+    object_->CancelRead(next->id);
+    ran.set_value();
+  });
+  origin_.FinishAll();
+  ran.get_future().wait();
+  EXPECT_THAT(next->Wait(), HasCode(Code::kCancelled));
+}
+
+TEST_F(FetcherTest, FilesThatAreMixedUpShareNothing) {
+  Open(2 * kG);
+  const FileInfo other_info = origin_.AddFile("other.bin", 2 * kG);
+  auto other = fetcher_->OpenObject(other_info, cache_);
+  auto first = Read(0, 10);
+  auto second = ReadOf(*other, 0, 10);
+  EXPECT_EQ(origin_.WaitForStarts(2).size(), 2u);
+  origin_.FinishAll();
+  EXPECT_TRUE(IsRight(first));
+  EXPECT_TRUE(second->Is("other.bin"));
+}
+
 TEST_F(FetcherTest, AFetchOutlivesItsObject) {
   Open(4 * kG);
   auto reading = Read(0, 2 * kG);

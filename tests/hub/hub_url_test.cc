@@ -29,16 +29,16 @@ TEST(HubUrlTest, EndpointsLoseTheirTrailingSlashes) {
 
 TEST(HubUrlTest, RepositoryIdsAreChecked) {
   for (const char* id : {"gpt2", "org/name", "a.b/c_d-e.f", "O1/N2", "_x/y_"}) {
-    EXPECT_OK(CheckRepoId(id)) << id;
+    EXPECT_OK(CheckHubRepoId(id)) << id;
   }
   for (const char* id :
        {"",       "/",     "a/",    "/a",           "a/b/c", "a--b",
         "a/b--c", "..",    "a/..",  "a/b..c",       "a b",   "a/b?x",
         "a/b#x",  "a%2Fb", "-a/b",  "a/b-",         ".a/b",  "a/b.",
         "a\\b",   "ä/b",   "a/b\n", "org/name@main"}) {
-    EXPECT_THAT(CheckRepoId(id), HasCode(Code::kInvalid)) << id;
+    EXPECT_THAT(CheckHubRepoId(id), HasCode(Code::kInvalid)) << id;
   }
-  EXPECT_THAT(CheckRepoId(std::string(300, 'a')), HasCode(Code::kInvalid));
+  EXPECT_THAT(CheckHubRepoId(std::string(300, 'a')), HasCode(Code::kInvalid));
 }
 
 TEST(HubUrlTest, RevisionsAreChecked) {

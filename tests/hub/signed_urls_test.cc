@@ -92,7 +92,7 @@ TEST_F(SignedUrlsTest, IsUsedFor50MinutesAndRenewedByOneAfter40) {
 
 TEST_F(SignedUrlsTest, IsNotUsedInTheLastMinuteOfItsSignature) {
   urls_.Put("p", Signed(minutes(20)), clock_.wall);
-  clock_.now += minutes(19) * 4 / 5 - seconds(1);
+  clock_.now += seconds(19 * 60 * 4 / 5 - 1);
   EXPECT_EQ(TakeKind(), Kind::kUse);
   clock_.now += seconds(1);
   EXPECT_EQ(TakeKind(), Kind::kAsk);

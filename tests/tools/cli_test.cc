@@ -54,6 +54,11 @@ TEST(CommandLineTest, HelpNamesEveryCommand) {
   }
 }
 
+TEST(CommandLineTest, HelpOfACommandShowsHowItIsTyped) {
+  EXPECT_THAT(std::get<std::string>(*Parse({"mount", "--help"})),
+              HasSubstr("Usage: weightfs mount [OPTIONS] SOURCE MOUNTPOINT"));
+}
+
 TEST(CommandLineTest, VersionIsPrinted) {
   EXPECT_THAT(std::get<std::string>(*Parse({"--version"})),
               ::testing::MatchesRegex("weightfs [0-9.]+\n"));

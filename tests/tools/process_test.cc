@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -106,6 +107,28 @@ TEST(WatchdogTest, IsQuietUnlessArmedAndInTime) {
     in_time.Arm();
   }
   EXPECT_FALSE(fired);
+}
+
+int passed_on = 0;
+void CountSignal(int) { ++passed_on; }
+
+TEST(WatchdogTest, IsArmedBySignalsWhichGoOnToTheirHandler) {
+  struct sigaction before {};
+  struct sigaction action {};
+  action.sa_handler = CountSignal;
+  ASSERT_EQ(::sigaction(SIGTERM, &action, &before), 0);
+  std::promise<void> fired;
+  {
+    ShutdownWatchdog watchdog(milliseconds(10), [&] { fired.set_value(); });
+    const ArmOnSignals arm(watchdog);
+    std::raise(SIGTERM);
+    EXPECT_EQ(fired.get_future().wait_for(seconds(30)),
+              std::future_status::ready);
+  }
+  EXPECT_EQ(passed_on, 1);
+  std::raise(SIGTERM);
+  EXPECT_EQ(passed_on, 2);
+  ::sigaction(SIGTERM, &before, nullptr);
 }
 
 TEST_F(FolderTest, OutputFileAppearsWhole) {
