@@ -143,7 +143,7 @@ class Gather final : public Transform {
             at = FindRun(runs, address, at);
             const uint64_t from = address - runs[at].address;
             const uint64_t take = std::min(length, runs[at].length - from);
-            std::memcpy(to, inputs[at].data() + from, take);
+            CopyShort(to, inputs[at].data() + from, take);
             to += take;
             address += take;
             length -= take;
@@ -246,16 +246,17 @@ class Gather final : public Transform {
     }
     std::vector<uint64_t> at(axes.size());
     uint64_t address = base;
-    while (true) {
+    bool more = true;
+    while (more) {
       runs.push_back({address, length});
-      size_t i = axes.size();
-      while (i-- > 0) {
+      more = false;
+      for (size_t i = axes.size(); i-- > 0;) {
         address += axes[i].stride;
-        if (++at[i] < axes[i].count) break;
+        more = ++at[i] < axes[i].count;
+        if (more) break;
         address -= axes[i].count * axes[i].stride;
         at[i] = 0;
       }
-      if (i > axes.size()) return;  // wrapped: every axis ran out
     }
   }
 

@@ -165,7 +165,7 @@ Url Url::WithQuery(std::string query) const {
   return url;
 }
 
-std::string PercentEncode(std::string_view text, std::string_view safe) {
+std::string UrlEncode(std::string_view text, std::string_view safe) {
   static constexpr char kHex[] = "0123456789ABCDEF";
   std::string encoded;
   encoded.reserve(text.size());

@@ -57,7 +57,7 @@ class Url {
 };
 
 // Percent-encodes every byte but letters, digits, `-._~` and those of `safe`.
-std::string PercentEncode(std::string_view text, std::string_view safe = "");
+std::string UrlEncode(std::string_view text, std::string_view safe = "");
 
 // Any text that may be a URL, without user name, password, query and fragment.
 std::string RedactUrl(std::string_view text);

@@ -82,22 +82,22 @@ Result<> CheckRevision(std::string_view revision) {
 
 Url HubInfoUrl(const Url& endpoint, std::string_view id,
                std::string_view revision) {
-  return AtEndpoint(endpoint, "/api/models/" + PercentEncode(id, "/") +
-                                  "/revision/" + PercentEncode(revision));
+  return AtEndpoint(endpoint, "/api/models/" + UrlEncode(id, "/") +
+                                  "/revision/" + UrlEncode(revision));
 }
 
 Url HubTreeUrl(const Url& endpoint, std::string_view id,
                std::string_view commit) {
-  return AtEndpoint(endpoint, "/api/models/" + PercentEncode(id, "/") +
-                                  "/tree/" + PercentEncode(commit))
+  return AtEndpoint(endpoint, "/api/models/" + UrlEncode(id, "/") + "/tree/" +
+                                  UrlEncode(commit))
       .WithQuery("recursive=true&expand=false");
 }
 
 Url HubResolveUrl(const Url& endpoint, std::string_view id,
                   std::string_view commit, std::string_view path) {
-  return AtEndpoint(endpoint, "/" + PercentEncode(id, "/") + "/resolve/" +
-                                  PercentEncode(commit) + "/" +
-                                  PercentEncode(path, "/"));
+  return AtEndpoint(endpoint, "/" + UrlEncode(id, "/") + "/resolve/" +
+                                  UrlEncode(commit) + "/" +
+                                  UrlEncode(path, "/"));
 }
 
 Result<Url> HubNextPage(const Url& page, std::string_view link) {

@@ -92,9 +92,9 @@ TEST(UrlTest, FindsQueryValues) {
 }
 
 TEST(UrlTest, EncodesForPathsAndRevisions) {
-  EXPECT_EQ(PercentEncode("refs/pr/1"), "refs%2Fpr%2F1");
-  EXPECT_EQ(PercentEncode("a/b c%ü+#?", "/"), "a/b%20c%25%C3%BC%2B%23%3F");
-  EXPECT_EQ(PercentEncode(std::string_view("\0", 1)), "%00");
+  EXPECT_EQ(UrlEncode("refs/pr/1"), "refs%2Fpr%2F1");
+  EXPECT_EQ(UrlEncode("a/b c%ü+#?", "/"), "a/b%20c%25%C3%BC%2B%23%3F");
+  EXPECT_EQ(UrlEncode(std::string_view("\0", 1)), "%00");
 }
 
 TEST(UrlTest, RedactsAnything) {
