@@ -1,0 +1,143 @@
+#include "fs/parked_ops.h"
+
+#include <future>
+#include <thread>
+
+#include "fs/readahead.h"
+#include "tests/support/matchers.h"
+
+namespace weightfs {
+namespace {
+
+using std::chrono::milliseconds;
+
+class ParkedOpsTest : public ::testing::Test {
+ protected:
+  static TimerQueue::Time In(milliseconds time) {
+    return std::chrono::steady_clock::now() + time;
+  }
+  std::function<void(Error)> Record() {
+    return [this](const Error& error) { failed_.push_back(error.code()); };
+  }
+
+  TimerQueue timers_{"test"};
+  ParkedOps ops_{timers_};
+  std::vector<Code> failed_;
+};
+
+TEST_F(ParkedOpsTest, OnlyOneTakesAnOp) {
+  const OpId op = ops_.Reserve();
+  EXPECT_TRUE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_TRUE(ops_.Take(op));
+  EXPECT_FALSE(ops_.Take(op));
+  ops_.Interrupt(op);
+  EXPECT_TRUE(failed_.empty());
+}
+
+TEST_F(ParkedOpsTest, AnInterruptFailsAndAborts) {
+  bool aborted = false;
+  const OpId op = ops_.Reserve();
+  ops_.Park(op, In(std::chrono::hours(1)), Record(), [&] { aborted = true; });
+  ops_.Interrupt(op);
+  EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
+  EXPECT_TRUE(aborted);
+  EXPECT_EQ(ops_.size(), 0u);
+}
+
+TEST_F(ParkedOpsTest, AnInterruptBeforeParkingIsRemembered) {
+  const OpId op = ops_.Reserve();
+  ops_.Interrupt(op);
+  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
+}
+
+TEST_F(ParkedOpsTest, AnInterruptBetweenTwoParksIsRemembered) {
+  const OpId op = ops_.Reserve();
+  ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr);
+  EXPECT_TRUE(ops_.Unpark(op));
+  ops_.Interrupt(op);
+  EXPECT_TRUE(failed_.empty());
+  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
+}
+
+TEST_F(ParkedOpsTest, ADeadlineEndsTheOp) {
+  std::promise<Code> code;
+  const OpId op = ops_.Reserve();
+  ops_.Park(
+      op, In(milliseconds(1)),
+      [&](const Error& error) { code.set_value(error.code()); }, nullptr);
+  EXPECT_EQ(code.get_future().get(), Code::kUnavailable);
+  EXPECT_FALSE(ops_.Take(op));
+}
+
+TEST_F(ParkedOpsTest, ShutdownEndsAllAndLaterOnesToo) {
+  const OpId first = ops_.Reserve();
+  const OpId later = ops_.Reserve();
+  ops_.Park(first, In(std::chrono::hours(1)), Record(), nullptr);
+  ops_.Shutdown();
+  EXPECT_FALSE(ops_.Park(later, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_EQ(failed_.size(), 2u);
+}
+
+TEST_F(ParkedOpsTest, RacingAnswersAnswerOnce) {
+  for (int round = 0; round < 2000; ++round) {
+    std::atomic<int> answers = 0;
+    const OpId op = ops_.Reserve();
+    std::jthread interrupt([&] { ops_.Interrupt(op); });
+    ops_.Park(
+        op, In(std::chrono::hours(1)), [&](const Error&) { ++answers; },
+        nullptr);
+    if (ops_.Take(op)) ++answers;
+    interrupt.join();
+    ASSERT_EQ(answers, 1) << "round " << round;
+  }
+}
+
+constexpr uint64_t kMiB = 1 << 20;
+
+TEST(ReadaheadTest, TheFirstReadOfAStreamFetchesNothingMore) {
+  Readahead readahead;
+  const ByteRange whole{0, 1000 * kMiB};
+  EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {0, 4096}, whole).length, 0u);
+}
+
+TEST(ReadaheadTest, WindowsDoubleWhileReadsGoOn) {
+  Readahead readahead;
+  const ByteRange whole{0, 1000 * kMiB};
+  uint64_t fetched = 0;
+  uint64_t largest = 0;
+  for (uint64_t at = 0; at < 400 * kMiB; at += kMiB) {
+    const ByteRange ahead = readahead.OnRead(1, 1000 * kMiB, {at, kMiB}, whole);
+    if (ahead.length == 0) continue;
+    EXPECT_GE(ahead.offset, fetched) << "nothing is asked for twice";
+    fetched = ahead.offset + ahead.length;
+    largest = std::max(largest, fetched - at - kMiB);
+  }
+  EXPECT_EQ(largest, Readahead::kLargestWindow);
+}
+
+TEST(ReadaheadTest, RandomSmallReadsFetchNothing) {
+  Readahead readahead;
+  const ByteRange whole{0, 1000 * kMiB};
+  for (uint64_t i = 0; i < 500; ++i) {
+    const uint64_t at = (i * 7919 % 1000) * kMiB;
+    EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {at, 4096}, whole).length, 0u);
+  }
+}
+
+TEST(ReadaheadTest, AWindowEndsWithItsTensorUntilOneWasCrossed) {
+  Readahead readahead;
+  const uint64_t size = 100 * kMiB;
+  const ByteRange first{0, 2 * kMiB};
+  const ByteRange second{2 * kMiB, 2 * kMiB};
+  readahead.OnRead(1, size, {0, kMiB / 2}, first);
+  ByteRange ahead = readahead.OnRead(1, size, {kMiB / 2, kMiB}, first);
+  EXPECT_EQ(ahead.offset + ahead.length, 2 * kMiB);
+  readahead.OnRead(1, size, {kMiB * 3 / 2, kMiB / 2}, first);
+  ahead = readahead.OnRead(1, size, {2 * kMiB, kMiB}, second);
+  EXPECT_GT(ahead.offset + ahead.length, 4 * kMiB);
+}
+
+}  // namespace
+}  // namespace weightfs
