@@ -93,6 +93,8 @@ def tour(arguments, folder):
                        if not name.startswith(("HF_", "HUGGING", "WEIGHTFS_"))}
         environment["HF_ENDPOINT"] = json.loads(ready)["url"]
         environment["HF_HOME"] = str(folder / "hf")
+        environment["XDG_STATE_HOME"] = str(folder / "state")
+        environment["NO_PROXY"] = environment["no_proxy"] = "127.0.0.1"
         say(f"A hub on loopback serves {REPO}.")
         say(f"$ weightfs mount {REPO} {mount}")
         command = [arguments.weightfs, "mount", REPO, mount, "--cache-dir",

@@ -57,7 +57,8 @@ void AddSet(const WeightSet& set, bool shown, const Repo::Indexed& indexed,
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : index.tensors()) bytes += TensorBytes(tensor);
   rows->push_back({name, mark,
-                   fmt::format("{} tensors", index.tensors().size()),
+                   fmt::format("{} tensor{}", index.tensors().size(),
+                               index.tensors().size() == 1 ? "" : "s"),
                    HumanSize(bytes), DTypesText(index)});
   for (const std::string& problem : (*indexed)->problems) {
     rows->push_back({"    problem: " + Printable(problem)});

@@ -175,7 +175,9 @@ std::optional<uint64_t> ProcessStartTime(pid_t pid) {
   const std::string stat = ReadSmallFile(fmt::format("/proc/{}/stat", pid));
   // The command is in parentheses and may hold any byte; 22 is the start time.
   size_t at = stat.rfind(')');
-  if (at == stat.npos) return std::nullopt;
+  if (at == stat.npos || at + 2 >= stat.size()) return std::nullopt;
+  const char state = stat[at + 2];
+  if (state == 'Z' || state == 'X') return std::nullopt;
   for (int field = 2; field < 22; ++field) {
     at = stat.find(' ', at + 1);
     if (at == stat.npos) return std::nullopt;

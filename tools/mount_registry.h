@@ -60,7 +60,8 @@ class MountRegistry {
 std::string FormatRecord(const MountRecord& record);
 std::optional<MountRecord> ParseRecord(std::string_view text);
 
-// When the process started; nothing if there is none of that pid.
+// When the process started; nothing if none of that pid runs (one that ended
+// and was not waited for does not).
 std::optional<uint64_t> ProcessStartTime(pid_t pid);
 // True while the record's daemon runs.
 bool IsRunning(const MountRecord& record);

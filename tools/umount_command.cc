@@ -102,6 +102,8 @@ Result<> UnmountWeightfs(const Options& options,
 int RunUmount(const Options& options) {
   const auto mountpoint = ResolveMountpoint(options.mountpoint);
   if (!mountpoint.has_value()) return ReportError(mountpoint.error());
+  // Whoever types it in the mount's folder should not be told off by us, too.
+  if (::chdir("/") != 0) return kExitFailure;
   const auto unmounted = UnmountWeightfs(options, *mountpoint);
   return unmounted.has_value() ? static_cast<int>(kExitOk)
                                : ReportError(unmounted.error());

@@ -150,6 +150,18 @@ TEST(ProcessStartTimeTest, KnowsOnlyLivingProcesses) {
   EXPECT_FALSE(ProcessStartTime(0x7ffffffe).has_value());
 }
 
+TEST(ProcessStartTimeTest, AProcessThatNobodyWaitedForIsGone) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(0);
+  siginfo_t info{};
+  // Until it is a zombie, which it then stays.
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT),
+            0);
+  EXPECT_FALSE(ProcessStartTime(child).has_value());
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+}
+
 TEST(MountSlugTest, IsAFileNameOfItsOwn) {
   EXPECT_THAT(MountSlug("/mnt/gpt2"),
               ::testing::MatchesRegex("gpt2-[0-9a-f]{8}"));
