@@ -132,8 +132,14 @@ std::optional<std::string> NextLink(const HttpResponse& response) {
 }
 
 std::optional<uint64_t> ContentLength(const HttpResponse& response) {
-  const auto value = response.Header("Content-Length");
-  return value ? ParseDecimal(Trim(*value)) : std::nullopt;
+  std::optional<uint64_t> length;
+  for (const auto& [name, value] : response.headers) {
+    if (!EqualsIgnoreCase(name, "Content-Length")) continue;
+    const auto one = ParseDecimal(Trim(value));
+    if (!one || (length && *length != *one)) return std::nullopt;
+    length = one;
+  }
+  return length;
 }
 
 std::optional<std::chrono::milliseconds> RetryAfter(

@@ -30,7 +30,8 @@ std::optional<ContentRange> ParseContentRange(std::string_view text);
 // headers; nothing if there is none.
 std::optional<std::string> NextLink(const HttpResponse& response);
 
-// The announced length of the body; nothing if absent or malformed.
+// The announced length of the body; nothing if absent or malformed, or if
+// several contradict each other.
 std::optional<uint64_t> ContentLength(const HttpResponse& response);
 
 // How long the server wants the next request to wait: Retry-After in seconds,

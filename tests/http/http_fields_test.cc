@@ -67,6 +67,16 @@ TEST(HttpFieldsTest, WaitsAsTheServerSays) {
   EXPECT_EQ(RetryAfter(both), seconds(3));
 }
 
+TEST(HttpFieldsTest, ContentLengthsMustAgree) {
+  EXPECT_EQ(ContentLength(With("content-length", " 12 ")), 12u);
+  EXPECT_EQ(ContentLength(With("Content-Length", "-1")), std::nullopt);
+  EXPECT_EQ(ContentLength(HttpResponse{200, {}}), std::nullopt);
+  HttpResponse two{200, {{"Content-Length", "5"}, {"Content-Length", "5"}}};
+  EXPECT_EQ(ContentLength(two), 5u);
+  two.headers[1].second = "6";
+  EXPECT_EQ(ContentLength(two), std::nullopt);
+}
+
 TEST(HttpFieldsTest, EtagsLoseTheirWrapping) {
   EXPECT_EQ(NormalizeEtag("W/\"abc\""), "abc");
   EXPECT_EQ(NormalizeEtag("\"abc\""), "abc");

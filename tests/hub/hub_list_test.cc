@@ -137,7 +137,6 @@ TEST_F(HubListTest, GarbageIsAskedAgainAndThenRefused) {
   hub_->AddFault(
       TestHubFault::Body("<html>login</html>").On("/tree/").Times(1));
   EXPECT_OK(NewOrigin()->List());
-  options_.revision = commit_.substr(0, 0) + "main";
   hub_->Commit(kRepo, "main", {{"new", MemoryContent("n"), {}}});
   hub_->ClearLog();
   hub_->AddFault(TestHubFault::Body("[{]").On("/tree/"));
