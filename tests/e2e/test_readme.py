@@ -93,6 +93,7 @@ def test_console_blocks(hub, tmp_path):
     (home / "bin" / "python3").chmod(0o755)
     environment = {
         "HOME": str(home), "HF_ENDPOINT": hub, "LC_ALL": "C.UTF-8",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
         "PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
     shell = subprocess.Popen(
         ["bash", "--norc", "--noprofile"], cwd=home, env=environment,
