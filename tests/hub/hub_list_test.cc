@@ -75,7 +75,7 @@ TEST_F(HubListTest, ConcurrentCallsAskOnce) {
   hub_->Configure([](auto& settings) { settings.latency = milliseconds(50); });
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i) {
-    threads.emplace_back([this, &one = origin()] { EXPECT_OK(one.List()); });
+    threads.emplace_back([&one = origin()] { EXPECT_OK(one.List()); });
   }
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(hub_->Count(), 2u);
