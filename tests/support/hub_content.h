@@ -88,13 +88,15 @@ struct TestHubModelSpec {
   uint64_t tensor_bytes = 1 << 20;
   std::string dtype = "F32";
   uint64_t seed = 1;
+  // False: made-up sha256s, so that nothing of a huge model is read to list it.
+  bool hashed = true;
 };
 // model.safetensors or shards and index, and config.json. Tensor i is
 // "model.layers.<i>.weight", of shape [elements]; tensors go to shards in runs.
 // kInvalid for an unknown dtype or a size that it does not divide.
 Result<std::vector<TestHubFile>> MakeTestHubModel(const TestHubModelSpec& spec);
-// "tensors=100,shards=1,size=1G,dtype=F32,seed=1": `size` is the whole model's,
-// `tensor_bytes` one tensor's; K, M, G are powers of 1024.
+// "tensors=100,shards=1,size=1G,dtype=F32,seed=1,hashed=1": `size` is the whole
+// model's, `tensor_bytes` one tensor's; K, M, G are powers of 1024.
 Result<TestHubModelSpec> ParseTestHubModelSpec(const std::string& text);
 
 // Every regular file under `folder`, hidden ones (".git") left out.

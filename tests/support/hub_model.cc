@@ -73,6 +73,16 @@ TestHubContentPtr Shard(std::string header, uint64_t data, uint64_t seed) {
   });
 }
 
+// Differs where the spec does.
+std::string MadeUpSha256(const TestHubModelSpec& spec,
+                         const std::string& name) {
+  return MemoryContent(name + " " + spec.dtype + " " +
+                       std::to_string(spec.tensors) + " " +
+                       std::to_string(spec.tensor_bytes) + " " +
+                       std::to_string(spec.seed))
+      ->Sha256();
+}
+
 std::optional<uint64_t> ParseSize(std::string_view text) {
   uint64_t value = 0;
   const auto end = text.data() + text.size();
@@ -109,6 +119,9 @@ Result<std::vector<TestHubFile>> MakeTestHubModel(
                      Shard(Header(spec, *bits, first, count),
                            count * spec.tensor_bytes, spec.seed + shard),
                      true});
+    if (!spec.hashed) {
+      files.back().content->ClaimSha256(MadeUpSha256(spec, name));
+    }
     if (spec.shards == 1) continue;
     for (uint64_t i = 0; i < count; ++i) map[TensorName(first + i)] = name;
   }
@@ -152,6 +165,8 @@ Result<TestHubModelSpec> ParseTestHubModelSpec(const std::string& text) {
       whole = *number;
     } else if (key == "seed") {
       spec.seed = *number;
+    } else if (key == "hashed") {
+      spec.hashed = *number != 0;
     } else {
       return Error(Code::kInvalid, "unknown: " + item);
     }
