@@ -46,7 +46,8 @@ class Vfs::Impl {
   // Nothing: no such name.
   std::optional<NodeId> Child(const NodeId& parent, std::string_view name,
                               const IndexedSet* index) const;
-  std::shared_ptr<const Listing> ListingOf(const NodeId& id, IndexPtr index);
+  std::shared_ptr<const Listing> ListingOf(const NodeId& id,
+                                           const IndexPtr& index);
   std::string PathOf(const NodeId& id, const IndexedSet* index) const;
   std::vector<std::string> XattrNames(const NodeId& id) const;
   Result<std::string> Xattr(const NodeId& id, std::string_view name,

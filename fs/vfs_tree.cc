@@ -281,8 +281,8 @@ std::optional<NodeId> Vfs::Impl::NameChild(const NodeId& parent,
   return std::nullopt;
 }
 
-std::shared_ptr<const Vfs::Listing> Vfs::Impl::ListingOf(const NodeId& id,
-                                                         IndexPtr index) {
+std::shared_ptr<const Vfs::Listing> Vfs::Impl::ListingOf(
+    const NodeId& id, const IndexPtr& index) {
   if (id.kind == NodeKind::kSetFolder || id.kind == NodeKind::kNameFolder) {
     auto listing = std::make_shared<SetListing>(*this, id, index);
     if (id.kind == NodeKind::kNameFolder) {
@@ -327,7 +327,7 @@ std::string Vfs::Impl::PathOf(const NodeId& id, const IndexedSet* index) const {
       std::string(kTensorsName) + "/" +
       (id.format < AllFormats().size() ? std::string(FormatName(FormatOf(id)))
                                        : "?");
-  const auto below = [](std::string top, const std::string& path) {
+  const auto below = [](const std::string& top, const std::string& path) {
     return path.empty() ? top : top + "/" + path;
   };
   switch (id.kind) {

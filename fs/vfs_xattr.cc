@@ -86,11 +86,12 @@ void Vfs::ListXattrs(OpId op, uint64_t node,
                      Done<std::vector<std::string>> done) {
   using Names = std::vector<std::string>;
   const NodeId id = UnpackNode(node);
-  impl_->WithIndex<Names>(
-      op, id, std::move(done),
-      [this, id](OpId answered, Impl::IndexPtr, const Done<Names>& reply) {
-        impl_->Reply<Names>(answered, reply, impl_->XattrNames(id));
-      });
+  impl_->WithIndex<Names>(op, id, std::move(done),
+                          [this, id](OpId answered, const Impl::IndexPtr&,
+                                     const Done<Names>& reply) {
+                            impl_->Reply<Names>(answered, reply,
+                                                impl_->XattrNames(id));
+                          });
 }
 
 void Vfs::GetXattr(OpId op, uint64_t node, std::string_view name,

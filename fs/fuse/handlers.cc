@@ -40,6 +40,18 @@ namespace {
 using Listing = std::shared_ptr<const Vfs::Listing>;
 using Content = std::shared_ptr<const std::string>;
 
+// What fuse_file_info::fh holds between open and release: a pointer to a
+// Listing or a Content on the heap, or 0.
+template <class T>
+uint64_t ToHandle(T* object) {
+  return reinterpret_cast<uint64_t>(object);
+}
+template <class T>
+T* FromHandle(uint64_t handle) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): libfuse carries 64 bits for us
+  return reinterpret_cast<T*>(handle);
+}
+
 FuseState& StateOf(fuse_req_t req) {
   return *static_cast<FuseState*>(fuse_req_userdata(req));
 }
@@ -166,17 +178,17 @@ void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
         auto content = std::make_unique<Content>(std::move(open->content));
         if (*content != nullptr) {
           info.direct_io = 1;
-          info.fh = reinterpret_cast<uint64_t>(content.get());  // NOLINT
+          info.fh = ToHandle(content.get());
         }
         const int sent = pending.Reply(
             [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
         // Not sent: the opener is gone, and no RELEASE will come.
-        if (sent == 0 && info.fh != 0) content.release();
+        if (sent == 0 && info.fh != 0) static_cast<void>(content.release());
       });
 }
 
 void OnRelease(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  delete reinterpret_cast<Content*>(fi->fh);  // NOLINT: made by OnOpen
+  const std::unique_ptr<Content> closed(FromHandle<Content>(fi->fh));
   fuse_reply_err(req, 0);
 }
 
@@ -184,8 +196,7 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
             fuse_file_info* fi) {
   const auto from = static_cast<uint64_t>(offset);
   if (fi->fh != 0) {
-    const std::string& text =
-        **reinterpret_cast<Content*>(fi->fh);  // NOLINT: made by OnOpen
+    const std::string& text = **FromHandle<Content>(fi->fh);
     const size_t start = std::min<uint64_t>(from, text.size());
     fuse_reply_buf(req, text.data() + start,
                    std::min(size, text.size() - start));
@@ -226,17 +237,17 @@ void OnOpenDir(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
       op, node, [pending, info = *fi](Result<Listing> listing) mutable {
         if (!listing.has_value()) return pending.Fail(listing.error());
         auto handle = std::make_unique<Listing>(std::move(*listing));
-        info.fh = reinterpret_cast<uint64_t>(handle.get());  // NOLINT
+        info.fh = ToHandle(handle.get());
         info.keep_cache = 1;
         info.cache_readdir = 1;
         const int sent = pending.Reply(
             [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
-        if (sent == 0) handle.release();
+        if (sent == 0) static_cast<void>(handle.release());
       });
 }
 
 void OnReleaseDir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  delete reinterpret_cast<Listing*>(fi->fh);  // NOLINT: made by OnOpenDir
+  const std::unique_ptr<Listing> closed(FromHandle<Listing>(fi->fh));
   fuse_reply_err(req, 0);
 }
 
