@@ -61,7 +61,7 @@ FuseState& StateOf(fuse_req_t req) {
 void OnInterrupt(fuse_req_t req, void* data) {
   if (data == nullptr) return;
   StateOf(req).vfs->Interrupt(static_cast<OpId>(
-      reinterpret_cast<uintptr_t>(data)));  // NOLINT: an id, not a pointer
+      reinterpret_cast<uintptr_t>(data)));  // an id, not a pointer
 }
 
 // A request that the Vfs works on. Reply exactly once; then it is gone.
@@ -73,9 +73,8 @@ class Pending {
   }
   OpId Start() {
     const OpId op = state_.vfs->NewOp();
-    fuse_req_interrupt_func(
-        req_, OnInterrupt,
-        reinterpret_cast<void*>(op));  // NOLINT: an id, not a pointer
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an id, not a pointer
+    fuse_req_interrupt_func(req_, OnInterrupt, reinterpret_cast<void*>(op));
     return op;
   }
   FuseState& state() const { return state_; }
@@ -209,7 +208,7 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
     if (auto got = vfs.TryRead(node, from, std::span(resident).first(size))) {
       pending.Reply([&](fuse_req_t r) {
         return fuse_reply_buf(r, reinterpret_cast<const char*>(resident.data()),
-                              *got);  // NOLINT
+                              *got);
       });
       return;
     }
@@ -224,7 +223,7 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
              }
              pending.Reply([&](fuse_req_t r) {
                return fuse_reply_buf(
-                   r, reinterpret_cast<const char*>(bytes->data()),  // NOLINT
+                   r, reinterpret_cast<const char*>(bytes->data()),
                    bytes->size());
              });
            });
@@ -286,13 +285,13 @@ void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 void OnReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                fuse_file_info* fi) {
   ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
-               false);  // NOLINT
+               false);
 }
 
 void OnReadDirPlus(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                    fuse_file_info* fi) {
   ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
-               true);  // NOLINT
+               true);
 }
 
 // Xattr calls with size 0 ask for the size.
