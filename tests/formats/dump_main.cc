@@ -89,7 +89,8 @@ int DumpOne(const std::string& folder, DType dtype, const Case& c,
       std::vector<std::byte> out(file->size());
       auto read = ReadVirtual(*file, objects, 0, out);
       if (!read.has_value()) return Fail(read.error().ToString());
-      std::ofstream stream(folder + "/" + name, std::ios::binary);
+      std::ofstream stream(std::filesystem::path(folder) / name,
+                           std::ios::binary);
       stream.write(reinterpret_cast<const char*>(out.data()),
                    static_cast<std::streamsize>(out.size()));
       if (!stream.flush()) return Fail("cannot write " + name);

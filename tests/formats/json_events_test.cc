@@ -143,7 +143,7 @@ TEST(JsonEventsTest, LimitsDepth) {
   const auto deep = Parse(nested(kMaxJsonDepth + 1));
   EXPECT_THAT(deep, HasCode(Code::kCorrupt));
   EXPECT_THAT(deep, HasMessage(HasSubstr("nesting")));
-  EXPECT_THAT(Parse(std::string(10'000'000, '[')), HasCode(Code::kCorrupt));
+  EXPECT_THAT(Parse(std::string(1'000'000, '[')), HasCode(Code::kCorrupt));
   // Siblings are not depth.
   std::string siblings = "[";
   for (int i = 0; i < 500; ++i) siblings += "{},";

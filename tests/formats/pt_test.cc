@@ -19,7 +19,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
-using std::string_literals::operator""s;
+using namespace std::string_literals;
 
 TensorInfo Tensor(DType dtype, std::vector<uint64_t> shape) {
   TensorInfo tensor;
@@ -202,6 +202,7 @@ TEST(PtWriterTest, HoldsTheRecordsThatTorchWants) {
   ASSERT_OK(segments);
   const auto records = ReadZip(SparseFile(*segments));
   std::vector<std::string> names;
+  names.reserve(records.size());
   for (const Record& record : records) names.push_back(record.name);
   EXPECT_THAT(names, ElementsAre("archive/data.pkl", "archive/byteorder",
                                  "archive/data/0", "archive/version"));
