@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -75,7 +76,9 @@ class TempFolder {
 // thread of the test runs.
 class Child {
  public:
-  explicit Child(const std::function<int()>& body) : pid_(::fork()) {
+  explicit Child(const std::function<int()>& body) {
+    std::fflush(nullptr);  // or the child might write it again
+    pid_ = ::fork();
     if (pid_ == 0) ::_exit(body());
   }
   ~Child() {
@@ -99,7 +102,7 @@ class Child {
   }
 
  private:
-  pid_t pid_;
+  pid_t pid_ = -1;
 };
 
 class ObjectCacheTest : public ::testing::Test {

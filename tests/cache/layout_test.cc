@@ -179,6 +179,20 @@ TEST(MetaTest, EveryFixedBitCounts) {
   EXPECT_OK(CheckMetaHeader(header, id, 12345));
 }
 
+TEST_F(LayoutTest, AnEntryIsWipedOnlyIfItIsStillTheOneSeen) {
+  OpenFile(10);
+  const UniqueFd fd(::open(MetaPath().c_str(), O_RDWR | O_CLOEXEC));
+  auto meta = MetaFile::Open(fd.get(), Sha256Id(), 10, "meta");
+  ASSERT_OK(meta);
+  (*meta)->Publish(0, 7);
+  (*meta)->Wipe(0, 6);
+  EXPECT_EQ((*meta)->Entry(0), 7);
+  const uint32_t generation = (*meta)->Generation(0);
+  (*meta)->Wipe(0, 7);
+  EXPECT_EQ((*meta)->Entry(0), 0);
+  EXPECT_NE((*meta)->Generation(0), generation);
+}
+
 TEST(MetaTest, GranuleHashIsXxh3AndNeverZero) {
   EXPECT_EQ(GranuleHash({}), 0x2d06800538d394c2ULL);  // XXH3-64 of nothing
   EXPECT_NE(GranuleHash(Pattern(0, 10)), 0);
