@@ -4,6 +4,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <climits>
@@ -185,11 +186,14 @@ Result<std::string> ResolveMountpoint(const std::string& path) {
   }
   for (int links = 0; links < kMaxLinks; ++links) {
     ASSIGN_OR_RETURN(std::string resolved, ResolveButLast(whole));
-    // Of a folder this is EINVAL, and a FUSE daemon is not asked.
-    const std::filesystem::path target =
-        std::filesystem::read_symlink(resolved, failed);
-    if (failed) return resolved;
-    whole = std::filesystem::path(resolved).parent_path() / target;
+    // Of a mount's root this is EINVAL without asking its daemon, which may
+    // hang (std::filesystem::read_symlink would ask).
+    std::array<char, PATH_MAX> target{};
+    const ssize_t length =
+        ::readlink(resolved.c_str(), target.data(), target.size());
+    if (length < 0) return resolved;
+    whole = std::filesystem::path(resolved).parent_path() /
+            std::string_view(target.data(), static_cast<size_t>(length));
   }
   return MakeError(Code::kInvalid, "{}: too many links", path);
 }

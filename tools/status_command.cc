@@ -34,61 +34,106 @@ std::string LocalTime(int64_t seconds) {
   return text.data();
 }
 
-// The running mounts, and those of this user that are in no registry here (of
-// another cache folder, or crashed): known by their mountpoint alone.
-Result<std::vector<MountRecord>> RunningMounts(const Options& options) {
-  std::vector<MountRecord> records = MountRegistry(options.run_dir).List();
-  ASSIGN_OR_RETURN(const auto table, ReadMountTable());
-  for (const MountEntry& entry : table) {
-    if (entry.type != kWeightfsType || entry.user != ::getuid()) continue;
-    bool known = false;
-    for (const MountRecord& record : records) {
-      known = known || record.mountpoint == entry.mountpoint;
-    }
-    if (known) continue;
-    MountRecord record;
-    record.mountpoint = entry.mountpoint;
-    records.push_back(std::move(record));
+constexpr std::chrono::milliseconds kProbeLimit{1'000};
+
+constexpr std::string_view kRunning = "running";
+// Its last users, or another mount namespace, keep it.
+constexpr std::string_view kDetached = "detached";
+
+struct Mount {
+  MountRecord record;  // pid 0: only the mountpoint is known
+  std::string_view state = kRunning;
+};
+
+std::string_view StateOf(const std::string& mountpoint) {
+  switch (ProbeMount(mountpoint, kProbeLimit)) {
+    case MountState::kLive:
+      return "unknown";  // of another cache folder
+    case MountState::kCrashed:
+      return "crashed";
+    case MountState::kHung:
+      return "hung";
   }
-  return records;
+  return "unknown";
 }
 
-std::string RecordJson(const MountRecord& record) {
-  return fmt::format(
-      "{{\"mountpoint\": {}, \"source\": {}, \"repo\": {}, \"commit\": {}, "
-      "\"pid\": {}, \"started\": {}, \"log_file\": {}, \"cache_folder\": {}}}",
-      JsonQuote(record.mountpoint), JsonQuote(record.source),
-      JsonQuote(record.repo), JsonQuote(record.commit), record.pid,
-      record.started, JsonQuote(record.log_file),
-      JsonQuote(record.cache_folder));
+// The running mounts, and those of this user that are in no registry here.
+Result<std::vector<Mount>> AllMounts(const Options& options) {
+  std::vector<Mount> mounts;
+  ASSIGN_OR_RETURN(const auto table, ReadMountTable());
+  for (MountRecord& record : MountRegistry(options.run_dir).List()) {
+    const MountEntry* entry = FindMount(table, record.mountpoint);
+    const bool mounted = entry != nullptr && entry->type == kWeightfsType;
+    // They come by mountpoint and age, and only the newest can be on top.
+    if (!mounts.empty() &&
+        mounts.back().record.mountpoint == record.mountpoint) {
+      mounts.back().state = kDetached;
+    }
+    mounts.push_back({std::move(record), mounted ? kRunning : kDetached});
+  }
+  for (const MountEntry& entry : table) {
+    if (entry.type != kWeightfsType || entry.user != ::getuid()) continue;
+    const bool known =
+        std::any_of(mounts.begin(), mounts.end(), [&](const Mount& mount) {
+          return mount.record.mountpoint == entry.mountpoint;
+        });
+    if (known) continue;
+    Mount mount;
+    mount.record.mountpoint = entry.mountpoint;
+    mount.state = StateOf(entry.mountpoint);
+    mounts.push_back(std::move(mount));
+  }
+  return mounts;
+}
+
+std::string MountJson(const Mount& mount) {
+  const MountRecord& record = mount.record;
+  std::string json =
+      fmt::format("{{\"mountpoint\": {}, \"state\": {}",
+                  JsonQuote(record.mountpoint), JsonQuote(mount.state));
+  if (record.pid != 0) {
+    json += fmt::format(
+        ", \"source\": {}, \"repo\": {}, \"commit\": {}, \"pid\": {}, "
+        "\"started\": {}, \"log_file\": {}, \"cache_folder\": {}",
+        JsonQuote(record.source), JsonQuote(record.repo),
+        JsonQuote(record.commit), record.pid, record.started,
+        JsonQuote(record.log_file), JsonQuote(record.cache_folder));
+  }
+  return json + "}";
+}
+
+std::vector<std::string> MountRow(const Mount& mount) {
+  const MountRecord& record = mount.record;
+  const std::string place = Printable(record.mountpoint);
+  if (record.pid == 0) {
+    return {place, std::string(mount.state), "-", "-", "-", "-", "-"};
+  }
+  return {place,
+          std::string(mount.state),
+          Printable(record.source),
+          record.commit.substr(0, 12),
+          std::to_string(record.pid),
+          LocalTime(record.started),
+          record.log_file.empty() ? "-" : Printable(record.log_file)};
 }
 
 int PrintAll(const Options& options) {
-  const auto records = RunningMounts(options);
-  if (!records.has_value()) return ReportError(records.error());
+  const auto mounts = AllMounts(options);
+  if (!mounts.has_value()) return ReportError(mounts.error());
   if (options.json) {
     std::string json = "[";
-    for (const MountRecord& record : *records) {
-      json += (json.size() == 1 ? "\n  " : ",\n  ") + RecordJson(record);
+    for (const Mount& mount : *mounts) {
+      json += (json.size() == 1 ? "\n  " : ",\n  ") + MountJson(mount);
     }
     return PrintOut(json + (json.size() == 1 ? "]\n" : "\n]\n"));
   }
-  if (records->empty()) {
+  if (mounts->empty()) {
     PrintNote("nothing is mounted");
     return kExitOk;
   }
   std::vector<std::vector<std::string>> rows = {
-      {"MOUNTPOINT", "SOURCE", "COMMIT", "PID", "SINCE", "LOG"}};
-  for (const MountRecord& record : *records) {
-    const bool known = record.pid != 0;
-    const std::string log =
-        record.log_file.empty() ? "-" : Printable(record.log_file);
-    rows.push_back({Printable(record.mountpoint),
-                    known ? Printable(record.source) : "?",
-                    known ? record.commit.substr(0, 12) : "?",
-                    known ? std::to_string(record.pid) : "?",
-                    known ? LocalTime(record.started) : "?", log});
-  }
+      {"MOUNTPOINT", "STATE", "SOURCE", "COMMIT", "PID", "SINCE", "LOG"}};
+  for (const Mount& mount : *mounts) rows.push_back(MountRow(mount));
   return PrintOut(RenderTable(rows));
 }
 

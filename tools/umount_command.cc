@@ -91,8 +91,10 @@ Result<> UnmountWeightfs(const Options& options,
   if (options.lazy) return {};
   if (!daemon.WaitForEnd(kDaemonLimit)) {
     return MakeError(Code::kIo,
-                     "{} is unmounted, but its daemon (pid {}) still runs",
-                     mountpoint, daemon.pid());
+                     "{} is unmounted, but its daemon (pid {}) still runs: "
+                     "another mount namespace (a container) may hold the "
+                     "mount; end it with: kill {}",
+                     mountpoint, daemon.pid(), daemon.pid());
   }
   return {};
 }
