@@ -99,6 +99,7 @@ class FetcherTest : public ::testing::Test {
     options_.seed = 42;
   }
   ~FetcherTest() override {
+    gate_.Open();
     if (fetcher_) fetcher_->Stop();
     pool_.Stop();
   }
@@ -154,6 +155,7 @@ class FetcherTest : public ::testing::Test {
     return ranges;
   }
 
+  Gate gate_;  // outlives the pool's threads that pass it
   FakeOrigin origin_;
   FetcherOptions options_;
   std::vector<std::shared_ptr<Reading>> readings_;  // outlive the pool

@@ -90,19 +90,18 @@ TEST_F(FetcherTest, AnswersEachWaiterBeforeTheFlightEnds) {
 
 TEST_F(FetcherTest, ServesWhatIsBeingWrittenFromMemory) {
   Open(2 * kG);
-  Gate gate;
   cache_->OnPut([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   auto first = Read(0, kG);
   origin_.Finish(0);
   EXPECT_TRUE(IsRight(first));
-  gate.WaitForWaiters(1);
+  gate_.WaitForWaiters(1);
   EXPECT_TRUE(IsRight(Read(50, 1000)));
   EXPECT_THAT(Ranges(), ElementsAre("0+1"));
   EXPECT_EQ(cache_->reads(), 0u);
-  gate.Open();
+  gate_.Open();
   cache_->WaitForGranules(1);
 }
 
@@ -332,16 +331,15 @@ TEST_F(FetcherTest, CancelWithoutACacheCancelsEachFetch) {
 TEST_F(FetcherTest, CancelWhileTheDiskReadsEndsAtOnce) {
   Open(4 * kG);
   Keep(0);
-  Gate gate;
   cache_->OnRead([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   auto reading = Read(0, kG);
-  gate.WaitForWaiters(1);
+  gate_.WaitForWaiters(1);
   object_->CancelRead(reading->id);
   EXPECT_THAT(reading->Wait(), HasCode(Code::kCancelled));
-  gate.Open();
+  gate_.Open();
 }
 
 TEST_F(FetcherTest, AFailingCacheWriteFailsNoRead) {
@@ -357,16 +355,15 @@ TEST_F(FetcherTest, AFailingCacheWriteFailsNoRead) {
 TEST_F(FetcherTest, WhatWaitsForTheDiskIsBounded) {
   options_.max_unwritten_bytes = 3 * kG;
   Open(16 * kG);
-  Gate gate;
   cache_->OnPut([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   auto reading = Read(0, 8 * kG);
   origin_.FinishAll();
   EXPECT_TRUE(IsRight(reading));
   EXPECT_EQ(fetcher_->stats().bytes_not_kept, 5 * kG);
-  gate.Open();
+  gate_.Open();
   cache_->WaitForGranules(3);
 }
 
@@ -398,9 +395,8 @@ TEST_F(FetcherTest, ADiskThatHangsIsReplacedByTheOrigin) {
   options_.disk_patience = std::chrono::milliseconds(1);
   Open(8 * kG);
   for (uint64_t g = 0; g < 8; ++g) Keep(g);
-  Gate gate;
   cache_->OnRead([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   for (uint64_t g = 0; g < 8; ++g) {  // twice what may be in the disk
@@ -409,38 +405,36 @@ TEST_F(FetcherTest, ADiskThatHangsIsReplacedByTheOrigin) {
     origin_.Finish(g);
     EXPECT_TRUE(IsRight(reading));
   }
-  gate.Open();
+  gate_.Open();
 }
 
 TEST_F(FetcherTest, AHungDiskDoesNotHoldUpADeadline) {
   options_.disk_patience = std::chrono::hours(1);
   Open(kG);
   Keep(0);
-  Gate gate;
   cache_->OnRead([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   auto reading =
       Read(0, kG, Clock::System().Now() + std::chrono::milliseconds(5));
   EXPECT_THAT(reading->Wait(), HasMessage(HasSubstr("tier cache")));
-  gate.Open();
+  gate_.Open();
 }
 
 TEST_F(FetcherTest, StopEndsEveryReadAndFetch) {
   options_.connections = 2;
   Open(64 * kG);
   Keep(60);
-  Gate gate;
   cache_->OnRead([&](uint64_t) {
-    gate.Pass();
+    gate_.Pass();
     return Result<>();
   });
   object_->Prefetch(30 * kG, 8 * kG);
   std::vector<std::shared_ptr<Reading>> readings;
   for (uint64_t g = 0; g < 20; g += 2) readings.push_back(Read(g * kG, kG));
   readings.push_back(Read(60 * kG, kG));
-  gate.WaitForWaiters(1);
+  gate_.WaitForWaiters(1);
   const auto before = Clock::System().Now();
   fetcher_->Stop();
   EXPECT_LT(Clock::System().Now() - before, std::chrono::seconds(1));
@@ -455,7 +449,7 @@ TEST_F(FetcherTest, StopEndsEveryReadAndFetch) {
   EXPECT_THAT(late->Wait(), HasCode(Code::kCancelled));
   object_->Prefetch(0, kG);
   object_->CancelRead(1);
-  gate.Open();
+  gate_.Open();
 }
 
 TEST_F(FetcherTest, StopWritesWhatWasFetched) {
@@ -489,18 +483,14 @@ TEST_F(FetcherTest, AReadMayBeStartedAndCancelledInADone) {
   Open(4 * kG);
   auto next = std::make_shared<Reading>(kG, 10);
   readings_.push_back(next);
-  std::promise<void> ran;
-  std::byte byte{};
-  std::atomic<ReadId> id = 0;
-  id = object_->StartRead(0, {&byte, 1}, {}, [&](const Result<>& result) {
-    EXPECT_OK(result);
-    object_->CancelRead(id);
-    next->id = object_->StartRead(kG, next->out(), {}, next->Done());
-    object_->CancelRead(next->id);
-    ran.set_value();
-  });
-  origin_.FinishAll();
-  ran.get_future().wait();
+  auto first = std::make_shared<std::byte>();
+  object_->StartRead(
+      0, {first.get(), 1}, {}, [this, first, next](const Result<>& result) {
+        EXPECT_OK(result);
+        next->id = object_->StartRead(kG, next->out(), {}, next->Done());
+        object_->CancelRead(next->id);
+      });
+  origin_.Finish(0);
   EXPECT_THAT(next->Wait(), HasCode(Code::kCancelled));
 }
 

@@ -41,14 +41,13 @@ TEST_F(ObjectSourceTest, EndsAtItsTimeout) {
 
 TEST_F(ObjectSourceTest, EndsThoughThePoolIsStuck) {
   Open(kG);
-  Gate gate;
-  for (int i = 0; i < 8; ++i) pool_.Submit([&] { gate.Pass(); });
-  gate.WaitForWaiters(8);
+  for (int i = 0; i < 8; ++i) pool_.Submit([&] { gate_.Pass(); });
+  gate_.WaitForWaiters(8);
   ObjectSource source(object_, std::chrono::milliseconds(5));
   std::vector<std::byte> out(10);
   EXPECT_THAT(source.ReadAt(0, out),
               HasMessage(HasSubstr("did not end at its deadline")));
-  gate.Open();
+  gate_.Open();
 }
 
 TEST_F(ObjectSourceTest, PassesErrorsOn) {
