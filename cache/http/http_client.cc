@@ -5,14 +5,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <unordered_map>
 
-#include "cache/http/http_fields.h"
+#include "cache/http/http_transfer.h"
 #include "cache/http/url.h"
 #include "formats/base/mutex.h"
 #include "formats/base/worker_pool.h"
@@ -23,32 +21,21 @@ namespace {
 using std::chrono::milliseconds;
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-constexpr size_t kMaxHeaderBytes = 128 << 10;  // of one response
-constexpr size_t kMaxHeaders = 512;
 constexpr long kReceiveBuffer = 512 << 10;   // CURLOPT_BUFFERSIZE
 constexpr long kIdleConnections = 64;        // kept open, all hosts
 constexpr milliseconds kIdlePoll{60'000};    // nothing to do: a wakeup ends it
 constexpr milliseconds kBrokenPollWait{10};  // poll failed: do not spin
 
-struct FreeEasy {
-  void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
-};
 struct FreeMulti {
   void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
 };
 struct FreeShare {
   void operator()(CURLSH* share) const { curl_share_cleanup(share); }
 };
-struct FreeList {
-  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
-};
-using CurlEasy = std::unique_ptr<CURL, FreeEasy>;
 using CurlMulti = std::unique_ptr<CURLM, FreeMulti>;
 using CurlShare = std::unique_ptr<CURLSH, FreeShare>;
-using CurlList = std::unique_ptr<curl_slist, FreeList>;
 
 std::string_view Environment(const char* name) {
-  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here calls setenv
   const char* value = std::getenv(name);
   return value == nullptr ? std::string_view() : std::string_view(value);
 }
@@ -76,149 +63,6 @@ Certificates FindCertificates() {
   }
   found.folder = Environment("SSL_CERT_DIR");
   return found;
-}
-
-struct Transfer {
-  HttpId id = 0;
-  HttpRequest request;
-  std::shared_ptr<HttpHandler> handler;
-  std::string origin;  // the connection limit counts by it
-  SteadyTime requested;
-  SteadyTime started;
-  CurlEasy easy;
-  CurlList headers;
-  std::array<char, CURL_ERROR_SIZE> curl_message{};
-
-  HttpResponse response;
-  size_t header_bytes = 0;
-  bool responded = false;      // OnResponse was called
-  bool connected = false;      // the stall timer runs
-  std::optional<Error> error;  // why a callback of ours stopped the transfer
-  uint64_t bytes = 0;          // received
-  SteadyTime window_start;     // of the stall window
-  uint64_t window_bytes = 0;   // `bytes` then
-
-  void CountBytes(size_t count) {
-    bytes += count;
-    if (bytes - window_bytes < request.stall_bytes) return;
-    window_start = std::chrono::steady_clock::now();
-    window_bytes = bytes;
-  }
-
-  Error Fail(Code code, std::string_view what) const {
-    return MakeError(code, "{} {}: {}", request.method, RedactUrl(request.url),
-                     what);
-  }
-};
-
-// "HTTP/1.1 206 Partial Content" gives 206.
-std::optional<int> StatusOf(std::string_view line) {
-  const size_t space = line.find(' ');
-  if (!line.starts_with("HTTP/") || space == std::string_view::npos) {
-    return std::nullopt;
-  }
-  const auto status = ParseDecimal(line.substr(space + 1, 3));
-  if (!status || *status < 100 || *status > 999) return std::nullopt;
-  return static_cast<int>(*status);
-}
-
-std::string_view StripLine(std::string_view line) {
-  while (!line.empty() && (line.back() == '\r' || line.back() == '\n')) {
-    line.remove_suffix(1);
-  }
-  return line;
-}
-
-void AddHeader(std::string_view line, HttpResponse& response) {
-  const size_t colon = line.find(':');
-  // A line that starts with a blank continues the one before: obsolete, and no
-  // header that matters here is written so.
-  if (colon == 0 || colon == std::string_view::npos || line.front() == ' ' ||
-      line.front() == '\t') {
-    return;
-  }
-  std::string_view value = line.substr(colon + 1);
-  const size_t first = value.find_first_not_of(" \t");
-  value = first == std::string_view::npos
-              ? std::string_view()
-              : value.substr(first, value.find_last_not_of(" \t") - first + 1);
-  response.headers.emplace_back(line.substr(0, colon), value);
-}
-
-// False stops the transfer.
-bool TakeHeaderLine(Transfer& transfer, std::string_view line) {
-  transfer.header_bytes += line.size();
-  if (transfer.header_bytes > kMaxHeaderBytes ||
-      transfer.response.headers.size() > kMaxHeaders) {
-    transfer.error = transfer.Fail(Code::kUnavailable, "headers too large");
-    return false;
-  }
-  if (transfer.responded) return true;  // a trailer
-  line = StripLine(line);
-  if (line.starts_with("HTTP/")) {
-    const auto status = StatusOf(line);
-    if (!status) {
-      transfer.error = transfer.Fail(Code::kUnavailable, "a bad status line");
-      return false;
-    }
-    transfer.response = HttpResponse{*status, {}};
-    return true;
-  }
-  if (!line.empty()) {
-    AddHeader(line, transfer.response);
-    return true;
-  }
-  if (transfer.response.status < 200) return true;  // the final one follows
-  transfer.responded = true;
-  return transfer.handler->OnResponse(transfer.response);
-}
-
-size_t HeaderCallback(char* data, size_t size, size_t count, void* user) {
-  auto& transfer = *static_cast<Transfer*>(user);
-  const size_t bytes = size * count;
-  transfer.CountBytes(bytes);
-  return TakeHeaderLine(transfer, {data, bytes}) ? bytes : 0;
-}
-
-size_t BodyCallback(char* data, size_t size, size_t count, void* user) {
-  auto& transfer = *static_cast<Transfer*>(user);
-  const size_t bytes = size * count;
-  transfer.CountBytes(bytes);
-  const bool go_on =
-      transfer.handler->OnBody(std::as_bytes(std::span(data, bytes)));
-  return go_on ? bytes : CURL_WRITEFUNC_ERROR;
-}
-
-int ConnectedCallback(void* user, char* /*remote_ip*/, char* /*local_ip*/,
-                      int /*remote_port*/, int /*local_port*/) {
-  auto& transfer = *static_cast<Transfer*>(user);
-  transfer.connected = true;
-  transfer.window_start = std::chrono::steady_clock::now();
-  return CURL_PREREQFUNC_OK;
-}
-
-Code CodeOf(CURLcode code) {
-  switch (code) {
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-      return Code::kDenied;
-    default:  // URLs were checked before: it is the server or the network
-      return Code::kUnavailable;
-  }
-}
-
-Result<> ResultOf(const Transfer& transfer, CURLcode code) {
-  if (transfer.error) return *transfer.error;
-  if (code == CURLE_WRITE_ERROR || code == CURLE_ABORTED_BY_CALLBACK) {
-    return transfer.Fail(Code::kCancelled, "stopped by its reader");
-  }
-  if (code == CURLE_OK && transfer.responded) return {};
-  if (code == CURLE_OK) return transfer.Fail(Code::kUnavailable, "no response");
-  // May quote what the server sent.
-  const std::string detail = PrintableText(transfer.curl_message.data());
-  return transfer.Fail(CodeOf(code),
-                       detail.empty() ? curl_easy_strerror(code) : detail);
 }
 
 // A header that would smuggle in another, or a method that is none.
@@ -256,7 +100,7 @@ class CurlHttpClient final : public HttpClient {
 
   HttpId Start(HttpRequest request,
                std::shared_ptr<HttpHandler> handler) override {
-    auto transfer = std::make_unique<Transfer>();
+    auto transfer = std::make_unique<HttpTransfer>();
     transfer->request = std::move(request);
     transfer->handler = std::move(handler);
     transfer->requested = std::chrono::steady_clock::now();
@@ -295,7 +139,7 @@ class CurlHttpClient final : public HttpClient {
   }
 
  private:
-  using TransferPtr = std::unique_ptr<Transfer>;
+  using TransferPtr = std::unique_ptr<HttpTransfer>;
 
   void Run() {
     while (!TakeOrders()) {
@@ -389,23 +233,24 @@ class CurlHttpClient final : public HttpClient {
     }
   }
 
-  bool SetUp(Transfer& transfer) {
+  bool SetUp(HttpTransfer& transfer) {
     transfer.easy.reset(curl_easy_init());
     if (transfer.easy == nullptr) return false;
     for (const auto& [name, value] : transfer.request.headers) {
-      curl_slist* grown = curl_slist_append(transfer.headers.get(),
-                                            (name + ": " + value).c_str());
+      const std::string line = fmt::format("{}: {}", name, value);
+      curl_slist* grown =
+          curl_slist_append(transfer.headers.get(), line.c_str());
       if (grown == nullptr) return false;
       (void)transfer.headers.release();  // `grown` is the same list, or its new
       transfer.headers.reset(grown);     // head
     }
     SetProtocolOptions(transfer);
-    SetCallbacks(transfer);
+    transfer.SetCallbacks();
     transfer.started = std::chrono::steady_clock::now();
     return curl_multi_add_handle(multi_.get(), transfer.easy.get()) == CURLM_OK;
   }
 
-  void SetProtocolOptions(const Transfer& transfer) {
+  void SetProtocolOptions(const HttpTransfer& transfer) {
     CURL* easy = transfer.easy.get();
     const HttpRequest& request = transfer.request;
     curl_easy_setopt(easy, CURLOPT_URL, request.url.c_str());
@@ -442,32 +287,20 @@ class CurlHttpClient final : public HttpClient {
     curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
   }
 
-  static void SetCallbacks(Transfer& transfer) {
-    CURL* easy = transfer.easy.get();
-    curl_easy_setopt(easy, CURLOPT_PRIVATE, &transfer);
-    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer.curl_message.data());
-    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, &HeaderCallback);
-    curl_easy_setopt(easy, CURLOPT_HEADERDATA, &transfer);
-    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, &BodyCallback);
-    curl_easy_setopt(easy, CURLOPT_WRITEDATA, &transfer);
-    curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, &ConnectedCallback);
-    curl_easy_setopt(easy, CURLOPT_PREREQDATA, &transfer);
-  }
-
   void TakeFinished() {
     int left = 0;
     while (CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
       if (message->msg != CURLMSG_DONE) continue;
       // `message` dies with curl_multi_remove_handle.
       const CURLcode code = message->data.result;
-      Transfer* transfer = nullptr;
+      HttpTransfer* transfer = nullptr;
       curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
-      End(*transfer, ResultOf(*transfer, code));
+      End(*transfer, transfer->ResultOf(code));
     }
   }
 
   // Takes an active transfer from curl and tells its handler.
-  void End(Transfer& transfer, Result<> result) {
+  void End(HttpTransfer& transfer, Result<> result) {
     curl_multi_remove_handle(multi_.get(), transfer.easy.get());
     if (const auto it = connections_.find(transfer.origin);
         it != connections_.end() && --it->second == 0) {
@@ -478,48 +311,17 @@ class CurlHttpClient final : public HttpClient {
     transfer.handler->OnDone(std::move(result));
   }
 
-  static SteadyTime Deadline(const Transfer& transfer) {
-    SteadyTime deadline = SteadyTime::max();
-    if (transfer.request.total_timeout.count() > 0) {
-      deadline = transfer.requested + transfer.request.total_timeout;
-    }
-    if (transfer.easy == nullptr) return deadline;  // waits for a connection
-    return std::min(deadline,
-                    transfer.connected
-                        ? transfer.window_start + transfer.request.stall_timeout
-                        : transfer.started + transfer.request.connect_timeout);
-  }
-
-  static Error Overdue(const Transfer& transfer, SteadyTime now) {
-    const HttpRequest& request = transfer.request;
-    if (request.total_timeout.count() > 0 &&
-        transfer.requested + request.total_timeout <= now) {
-      return transfer.Fail(
-          Code::kUnavailable,
-          fmt::format("not done after {} ms", request.total_timeout.count()));
-    }
-    if (!transfer.connected) {
-      return transfer.Fail(Code::kUnavailable,
-                           fmt::format("no connection after {} ms",
-                                       request.connect_timeout.count()));
-    }
-    return transfer.Fail(
-        Code::kUnavailable,
-        fmt::format("stalled: {} bytes, then fewer than {} in {} ms",
-                    transfer.window_bytes, request.stall_bytes,
-                    request.stall_timeout.count()));
-  }
-
   void EndOverdue() {
     const SteadyTime now = std::chrono::steady_clock::now();
-    std::vector<Transfer*> overdue;
+    std::vector<HttpTransfer*> overdue;
     for (const auto& [id, transfer] : active_) {
-      if (Deadline(*transfer) <= now) overdue.push_back(transfer.get());
+      if (transfer->Deadline() <= now) overdue.push_back(transfer.get());
     }
-    for (Transfer* transfer : overdue) End(*transfer, Overdue(*transfer, now));
+    for (HttpTransfer* transfer : overdue)
+      End(*transfer, transfer->Overdue(now));
     std::vector<TransferPtr> late;
     for (auto it = queued_.begin(); it != queued_.end();) {
-      if (Deadline(**it) > now) {
+      if ((*it)->Deadline() > now) {
         ++it;
         continue;
       }
@@ -527,17 +329,17 @@ class CurlHttpClient final : public HttpClient {
       it = queued_.erase(it);
     }
     for (const TransferPtr& transfer : late) {
-      transfer->handler->OnDone(Overdue(*transfer, now));
+      transfer->handler->OnDone(transfer->Overdue(now));
     }
   }
 
   int PollTimeout() const {
     SteadyTime next = SteadyTime::max();
     for (const auto& [id, transfer] : active_) {
-      next = std::min(next, Deadline(*transfer));
+      next = std::min(next, transfer->Deadline());
     }
     for (const TransferPtr& transfer : queued_) {
-      next = std::min(next, Deadline(*transfer));
+      next = std::min(next, transfer->Deadline());
     }
     if (next == SteadyTime::max()) return static_cast<int>(kIdlePoll.count());
     const auto wait = std::chrono::ceil<milliseconds>(
@@ -549,7 +351,7 @@ class CurlHttpClient final : public HttpClient {
   // Handlers may start more while they are told: those end at once, too.
   void EndEverything() {
     while (!active_.empty()) {
-      Transfer& transfer = *active_.begin()->second;
+      HttpTransfer& transfer = *active_.begin()->second;
       End(transfer, transfer.Fail(Code::kCancelled, "shutting down"));
     }
     while (!queued_.empty()) {
@@ -598,9 +400,10 @@ std::optional<std::string_view> HttpResponse::Header(
 
 Result<std::unique_ptr<HttpClient>> HttpClient::Create(
     const HttpClientOptions& options) {
-  static const CURLcode initialised = curl_global_init(CURL_GLOBAL_DEFAULT);
-  if (initialised != CURLE_OK) {
-    return MakeError(Code::kIo, "libcurl: {}", curl_easy_strerror(initialised));
+  static const CURLcode kInitialised = curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (kInitialised != CURLE_OK) {
+    return MakeError(Code::kIo, "libcurl: {}",
+                     curl_easy_strerror(kInitialised));
   }
   CurlMulti multi(curl_multi_init());
   CurlShare share(curl_share_init());

@@ -23,8 +23,6 @@ class Collector final : public HttpHandler {
   bool OnBody(std::span<const std::byte> bytes) override {
     too_long_ = bytes.size() > max_body_ - reply_.body.size();
     if (too_long_) return false;
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): bytes to
-    // char
     reply_.body.append(reinterpret_cast<const char*>(bytes.data()),
                        bytes.size());
     return true;

@@ -49,7 +49,7 @@ class Lister {
   Result<HubListing> Offline();
   Result<HubListing> Online();
   Result<HubRepoInfo> AskCommit();
-  Result<HubListing> Bind(HubRepoInfo info);
+  Result<HubListing> Bind(const HubRepoInfo& info);
   Result<std::vector<FileInfo>> AskFiles(const std::string& id,
                                          const std::string& commit);
   void Save(const Snapshot& snapshot);
@@ -114,7 +114,7 @@ Result<HubListing> Lister::Run() {
 }
 
 Result<HubListing> Lister::Online() {
-  ASSIGN_OR_RETURN(HubRepoInfo info, AskCommit());
+  ASSIGN_OR_RETURN(const HubRepoInfo info, AskCommit());
   if (info.disabled) {
     return MakeError(Code::kDenied, "{}: access is disabled by {}",
                      context_.name, context_.endpoint_name);
@@ -123,7 +123,7 @@ Result<HubListing> Lister::Online() {
     return MakeError(Code::kStale, "{}: asked for commit {}, the Hub gave {}",
                      context_.name, options_.revision, info.commit);
   }
-  return Bind(std::move(info));
+  return Bind(info);
 }
 
 Result<HubRepoInfo> Lister::AskCommit() {
@@ -137,7 +137,7 @@ Result<HubRepoInfo> Lister::AskCommit() {
   return info;
 }
 
-Result<HubListing> Lister::Bind(HubRepoInfo info) {
+Result<HubListing> Lister::Bind(const HubRepoInfo& info) {
   HubListing listing;
   // After a rename each request to the old name costs a redirect.
   listing.id = CheckHubRepoId(info.id) ? info.id : options_.repo;

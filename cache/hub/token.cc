@@ -21,7 +21,6 @@ namespace {
 constexpr size_t kMaxTokenFile = 64 << 10;
 
 std::string Environment(const char* name) {
-  // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here calls setenv
   const char* value = std::getenv(name);
   return value == nullptr ? std::string() : std::string(value);
 }
