@@ -275,6 +275,34 @@ TEST_F(VfsTest, XattrsTellWhereATensorComesFrom) {
   EXPECT_THAT(Xattr(path, "user.weightfs.none"), HasCode(Code::kNotFound));
 }
 
+TEST_F(VfsTest, XattrsTellOfARepositoryFile) {
+  origin_.Add("model.safetensors", Model(kHeader, 26));
+  Start();
+  const std::string path = "repo/model.safetensors";
+  EXPECT_THAT(Xattr(path, "user.weightfs.verified"), IsOkAndHolds("0"));
+  // Read where it is, as a local file.
+  EXPECT_THAT(Xattr(path, "user.weightfs.cached"), IsOkAndHolds("1"));
+  EXPECT_THAT(Xattr(path, "user.weightfs.commit"),
+              IsOkAndHolds(repo_->snapshot().commit));
+}
+
+TEST_F(VfsTest, InodeNumbersAreThoseOfTheCommit) {
+  origin_.Add("model.safetensors", Model(kHeader, 26));
+  Start();
+  auto first = Find("tensors/npy/a.weight.npy");
+  ASSERT_OK(first);
+  Vfs again(*repo_, pool_, timers_, {});
+  std::promise<Result<NodeAttr>> promise;
+  again.GetAttr(again.NewOp(), first->node,
+                [&](Result<NodeAttr> attr) { promise.set_value(attr); });
+  const auto second = promise.get_future().get();
+  ASSERT_OK(second);
+  EXPECT_EQ(first->ino, second->ino);
+  auto other = Find("tensors/pt/a.weight.pt");
+  ASSERT_OK(other);
+  EXPECT_NE(first->ino, other->ino);
+}
+
 TEST_F(VfsTest, ABadHeaderHidesItsTensorsOnly) {
   origin_.Add("model.safetensors", "not a model at all");
   origin_.Add("config.json", "{}");
