@@ -60,6 +60,24 @@ TEST_F(FetcherRetryTest, RetriesUntilTheOriginIsBack) {
   EXPECT_TRUE(IsRight(reading));
 }
 
+// A byte is no progress: a server that trickles is not asked again at once.
+TEST_F(FetcherRetryTest, WaitsGrowWhileAFlightMakesNoProgress) {
+  options_.max_backoff = milliseconds(1000);
+  Open(kG);
+  auto reading = Read(0, kG);
+  const auto before = Clock::System().Now();
+  for (size_t i = 0; i < 9; ++i) {
+    origin_.WaitForStarts(i + 1);
+    origin_.Give(i, 1);
+    origin_.End(i, Unavailable());
+  }
+  origin_.WaitForStarts(10);
+  // Parts of 1, 2, 4 … 256 ms, fixed by the seed.
+  EXPECT_GE(Clock::System().Now() - before, milliseconds(60));
+  origin_.Finish(9);
+  EXPECT_TRUE(IsRight(reading));
+}
+
 TEST_F(FetcherRetryTest, AnEndWithTooFewBytesIsRepeated) {
   Open(kG);
   auto reading = Read(0, kG);

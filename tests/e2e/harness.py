@@ -133,7 +133,9 @@ class Mount:
         self.home = pathlib.Path(home or self.cache.parent)
         self.log_file = self.cache.parent / f"{self.path.name}.log"
         self.pid = None
-        self.path.mkdir(exist_ok=True)
+        # A mount that crashed is there, and cannot be looked at.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path)
         url = hub.url if isinstance(hub, Hub) else hub
         endpoint = ("--endpoint", url) if url else ()
         self.output = run(

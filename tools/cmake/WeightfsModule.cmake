@@ -3,11 +3,11 @@
 function(weightfs_module name dir)
   file(GLOB sources CONFIGURE_DEPENDS "${dir}/*.cc")
   list(FILTER sources EXCLUDE REGEX "_fuzzer\\.cc$")
-  if(NOT sources)
-    add_library(weightfs_${name} INTERFACE)
-    target_link_libraries(weightfs_${name} INTERFACE weightfs_options ${ARGN})
-    return()
-  endif()
   add_library(weightfs_${name} STATIC ${sources})
   target_link_libraries(weightfs_${name} PUBLIC weightfs_options ${ARGN})
+  # The fuzzers find their way by what the parsers' code reports.
+  if(dir MATCHES "/formats" AND CMAKE_CXX_COMPILER_ID MATCHES "Clang"
+     AND WEIGHTFS_SANITIZE MATCHES "address")
+    target_compile_options(weightfs_${name} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
