@@ -105,14 +105,16 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
 
   // fetch_flights.cc
   void Pump(Effects& effects) REQUIRES(mutex_);
-  std::shared_ptr<Flight> NextFlight() REQUIRES(mutex_);
+  std::shared_ptr<Flight> NextFlight(size_t lively) REQUIRES(mutex_);
   std::shared_ptr<Flight> MakeFlight(const QueueItem& item, Queue& queue,
                                      size_t free) REQUIRES(mutex_);
   void Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
               Effects& effects) REQUIRES(mutex_);
   void EnqueueFlight(const std::shared_ptr<Flight>& flight, int64_t ticket)
       REQUIRES(mutex_);
-  bool MayStart(Clock::Time now) const REQUIRES(mutex_);
+  bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
+  // Flights whose origin gives bytes, or may still begin to.
+  size_t Lively(Clock::Time now) const REQUIRES(mutex_);
   void ArmWake(Clock::Time now) REQUIRES(mutex_);
   void OnWake() EXCLUDES(mutex_);
   void Consume(Flight& flight, std::span<const std::byte> data)

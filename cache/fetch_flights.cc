@@ -1,5 +1,6 @@
 // FetchCore: the queues, attempts and what they bring, retries.
 
+#include <algorithm>
 #include <cstring>
 
 #include "cache/fetch_core.h"
@@ -17,6 +18,9 @@ constexpr int kPrefetchTries = 3;
 // gives one byte and breaks is not asked again at once for ever.
 constexpr uint64_t kProgressBytes = 64 * 1024;
 
+// Connections, in units of FetcherOptions::connections, if all of them hang.
+constexpr size_t kMostConnections = 4;
+
 }  // namespace
 
 bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
@@ -26,6 +30,7 @@ bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
     excess_ = true;
     return false;
   }
+  flight_->last_bytes = Clock::System().Now();
   if (received_ == 0) core_->OnFirstBytes(started_);
   received_ += data.size();
   core_->bytes_fetched_ += data.size();
@@ -43,9 +48,17 @@ void FetchCore::Attempt::OnDone(Result<> result) {
   core_->OnFetchDone(*this, std::move(result));
 }
 
-bool FetchCore::MayStart(Clock::Time now) const {
-  return phase_ == Phase::kRunning && flying_.size() < options_.connections &&
-         now >= health_.paused_until() &&
+size_t FetchCore::Lively(Clock::Time now) const {
+  return static_cast<size_t>(
+      std::count_if(flying_.begin(), flying_.end(), [&](const auto& flight) {
+        return now - flight->last_bytes.load() < options_.stall_patience;
+      }));
+}
+
+bool FetchCore::MayStart(Clock::Time now, size_t lively) const {
+  return phase_ == Phase::kRunning &&
+         flying_.size() < kMostConnections * options_.connections &&
+         lively < options_.connections && now >= health_.paused_until() &&
          (!health_.down() || probes_ < OriginHealth::kProbes);
 }
 
@@ -57,8 +70,11 @@ void FetchCore::Pump(Effects& effects) {
     backoff_.erase(backoff_.begin());
     EnqueueFlight(flight, --front_ticket_);
   }
-  while (MayStart(now)) {
-    auto flight = NextFlight();
+  for (;;) {
+    // Counted once: an attempt's thread may revive a flight meanwhile.
+    const size_t lively = Lively(now);
+    if (!MayStart(now, lively)) break;
+    auto flight = NextFlight(lively);
     if (!flight) break;
     Launch(flight, now, effects);
   }
@@ -66,16 +82,16 @@ void FetchCore::Pump(Effects& effects) {
 }
 
 // Demand first; prefetch only while enough connections stay free for demand.
-std::shared_ptr<Flight> FetchCore::NextFlight() {
-  const size_t busy = flying_.size();
+std::shared_ptr<Flight> FetchCore::NextFlight(size_t lively) {
   Queue* queue = &demand_;
-  size_t free = options_.connections - busy;
+  size_t free = options_.connections - lively;
   if (demand_.empty()) {
+    const size_t busy = flying_.size();
     if (prefetch_.empty() || busy + reserve_ >= options_.connections) {
       return nullptr;
     }
     queue = &prefetch_;
-    free -= reserve_;
+    free = options_.connections - busy - reserve_;
   }
   if (health_.down()) free = 1;
   const QueueItem& item = queue->begin()->second;
@@ -122,6 +138,7 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
 void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
                        Effects& effects) {
   flight->state = Flight::State::kRunning;
+  flight->last_bytes = now;
   if (flight->attempts++ > 0) ++stats_.retries;
   ++stats_.fetches;
   const bool probe = health_.down();
@@ -143,13 +160,21 @@ void FetchCore::EnqueueFlight(const std::shared_ptr<Flight>& flight,
       .emplace(ticket, QueueItem{nullptr, 0, flight});
 }
 
-// Wakes the pump for the first retry, or at the end of a pause.
+// Wakes the pump for the first retry, at the end of a pause, or when a fetch
+// may have stalled.
 void FetchCore::ArmWake(Clock::Time now) {
   auto next = Clock::Time::max();
   if (!backoff_.empty()) next = backoff_.begin()->first;
   const bool queued = !demand_.empty() || !prefetch_.empty();
   if (queued && health_.paused_until() > now) {
     next = std::min(next, health_.paused_until());
+  }
+  // Demand that waits for a connection gets one once a fetch stalls.
+  if (!demand_.empty() && Lively(now) >= options_.connections) {
+    for (const auto& flight : flying_) {
+      const auto stalled = flight->last_bytes.load() + options_.stall_patience;
+      if (stalled > now) next = std::min(next, stalled);
+    }
   }
   if (next == Clock::Time::max() || (wake_ && wake_->first <= next)) return;
   if (wake_) timers_.Cancel(*wake_);

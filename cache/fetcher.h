@@ -28,6 +28,9 @@ namespace weightfs {
 struct FetcherOptions {
   // Fetches in flight at once. Prefetch leaves a quarter of them to demand.
   size_t connections = 16;
+  // A fetch that got no byte for so long does not count as in flight where a
+  // reader waits: up to four times `connections` may hang.
+  std::chrono::milliseconds stall_patience{1'000};
   uint64_t max_request = 4 << 20;  // bytes of one fetch
   // A run of missing bytes is spread over free connections in pieces of at
   // least this.

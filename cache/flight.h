@@ -26,6 +26,7 @@
 
 #include "cache/origin.h"
 #include "cache/read_op.h"
+#include "formats/base/clock.h"
 #include "formats/base/error.h"
 
 namespace weightfs {
@@ -63,6 +64,8 @@ struct Flight {
 
   // Set under the mutex, read by the attempt without it.
   std::atomic<bool> cancelled{false};
+  // When the attempt started or its last byte came; the attempt moves it.
+  std::atomic<Clock::Time> last_bytes{Clock::Time()};
 };
 
 // What waits for a connection: a granule, or a flight (a retry, or direct).

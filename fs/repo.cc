@@ -151,21 +151,22 @@ Repo::Indexed Repo::WaitForIndex(uint32_t set) {
 }
 
 void Repo::LoadShownIndexes() {
-  for (const auto& [folder, set] : catalog_.shown()) {
+  for (const auto& [folder, shown] : catalog_.shown()) {
+    const uint32_t set = shown;
     for (uint32_t file : catalog_.sets()[set].files) {
       const uint64_t size = snapshot_->files[file].size;
       OpenFile(file)->Prefetch(0, std::min(size, kSafetensorsProbe));
     }
-    WhenIndexed(set, [](const Indexed&) {});
+    WhenIndexed(set, [path = catalog_.sets()[set].path](const Indexed& loaded) {
+      if (loaded.has_value()) return;
+      LogWarning("no tensors of a weight set: {} set={}",
+                 loaded.error().ToString(), path);
+    });
   }
 }
 
 void Repo::Load(uint32_t set) {
   const Indexed outcome = Build(set);
-  if (!outcome.has_value()) {
-    LogWarning("no tensors of a weight set: {} set={}",
-               outcome.error().ToString(), catalog_.sets()[set].path);
-  }
   std::vector<std::function<void(const Indexed&)>> waiters;
   {
     MutexLock lock(mutex_);

@@ -90,6 +90,8 @@ Result<> Engine::OpenOrigin(const Options& options) {
   token_ = std::make_unique<TokenProvider>(options.token_file);
   HttpClientOptions http_options;
   http_options.user_agent = options.user_agent;
+  // The fetcher limits itself; what hangs must not keep it from going on.
+  http_options.connections_per_host = 4 * FetcherOptions().connections;
   ASSIGN_OR_RETURN(http_, HttpClient::Create(http_options));
   HubOptions hub;
   hub.endpoint = options.endpoint;

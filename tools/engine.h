@@ -58,7 +58,8 @@ class Engine {
   std::unique_ptr<HttpClient> http_;
   std::unique_ptr<Origin> origin_;
   TimerQueue timers_{"wfs-timer"};
-  WorkerPool pool_{"wfs-pool", 4};
+  // More than the fetcher lets into the disk at once, and some for the Vfs.
+  WorkerPool pool_{"wfs-pool", 12};
   WorkerPool indexers_{"wfs-index", 2};
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Repo> repo_;

@@ -135,6 +135,9 @@ void OnInit(void* userdata, fuse_conn_info* conn) {
   conn->congestion_threshold = kMaxBackground * 3 / 4;
   // Content never changes under a commit: nothing to invalidate.
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
+  // The kernel waits for asynchronous direct reads without a way to interrupt:
+  // not even SIGKILL would end a reader whose origin hangs.
+  conn->want &= ~static_cast<unsigned>(FUSE_CAP_ASYNC_DIO);
   MutexLock lock(state.mutex);
   state.settings.max_read = std::min(conn->max_write, kMaxRequest);
   state.settings.max_background = conn->max_background;

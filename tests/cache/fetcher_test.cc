@@ -276,6 +276,23 @@ TEST_F(FetcherTest, CancelBeforeAConnectionIsFreeFetchesNothing) {
   EXPECT_THAT(Ranges(), ElementsAre("0+1"));
 }
 
+TEST_F(FetcherTest, FetchesThatHangDoNotHoldUpOtherReads) {
+  options_.connections = 1;
+  options_.stall_patience = std::chrono::milliseconds(1);
+  Open(16 * kG);
+  std::vector<std::shared_ptr<Reading>> hung;
+  for (uint64_t i = 0; i < 4; ++i) hung.push_back(Read(2 * i * kG, kG));
+  // Four times as many as there are connections, and no more.
+  origin_.WaitForStarts(4);
+  auto last = Read(10 * kG, kG);
+  EXPECT_EQ(origin_.starts().size(), 4u);
+  origin_.Finish(0);
+  origin_.WaitForStarts(5);
+  origin_.FinishAll();
+  for (const auto& reading : hung) EXPECT_TRUE(IsRight(reading));
+  EXPECT_TRUE(IsRight(last));
+}
+
 TEST_F(FetcherTest, TheLastCancelEndsALongFlight) {
   Open(32 * kG);
   auto first = Read(0, 8 * kG);
