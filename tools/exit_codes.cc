@@ -11,6 +11,7 @@ int ExitCodeFor(Code code) {
     case Code::kDenied:
       return kExitDenied;
     case Code::kUnavailable:
+    case Code::kOffline:
       return kExitUnavailable;
     case Code::kCorrupt:
       return kExitCorrupt;

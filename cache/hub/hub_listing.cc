@@ -87,7 +87,7 @@ Result<HubListing> Lister::Stored() {
 Result<HubListing> Lister::Offline() {
   auto stored = Stored();
   if (stored || stored.error().code() != Code::kNotFound) return stored;
-  return MakeError(Code::kNotFound,
+  return MakeError(Code::kOffline,
                    "{} at revision \"{}\" was never mounted online: mount it "
                    "once with the Hub reachable (without --offline and "
                    "HF_HUB_OFFLINE)",

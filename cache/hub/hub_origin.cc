@@ -137,7 +137,7 @@ Result<HubListing> HubOrigin::Bound(const FileInfo& file, uint64_t offset,
                      file.path);
   }
   if (context_->options.offline) {
-    return MakeError(Code::kNotFound,
+    return MakeError(Code::kOffline,
                      "{}: {} bytes {}-{} are not in the cache, and the mount "
                      "is offline",
                      context_->name, file.path, offset, offset + length - 1);

@@ -20,6 +20,8 @@ std::string_view CodeName(Code code) {
       return "Denied";
     case Code::kUnavailable:
       return "Unavailable";
+    case Code::kOffline:
+      return "Offline";
     case Code::kNoSpace:
       return "NoSpace";
     case Code::kStale:

@@ -24,6 +24,7 @@ enum class Code {
   kIo,           // the local disk or the kernel failed
   kDenied,       // no permission: gated, private, bad token, EACCES
   kUnavailable,  // the origin or the network failed; a retry may help
+  kOffline,      // not cached, and the origin may not be asked
   kNoSpace,      // disk or memory budget full
   kStale,        // the source changed after it was opened
   kCancelled,    // the caller gave up, or the process is shutting down

@@ -20,6 +20,7 @@ int ToErrno(Code code) {
     case Code::kCorrupt:
     case Code::kIo:
     case Code::kUnavailable:
+    case Code::kOffline:
     case Code::kNoSpace:
     case Code::kStale:
       return EIO;

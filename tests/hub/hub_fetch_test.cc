@@ -452,9 +452,8 @@ TEST_F(HubFetchTest, AnOfflineOriginFetchesNothing) {
   ASSERT_OK(NewOrigin()->List());
   hub_->ClearLog();
   options_.offline = true;
-  EXPECT_THAT(
-      Fetch("model.safetensors", 0, 10),
-      AllOf(HasCode(Code::kNotFound), HasMessage(HasSubstr("offline"))));
+  EXPECT_THAT(Fetch("model.safetensors", 0, 10),
+              AllOf(HasCode(Code::kOffline), HasMessage(HasSubstr("offline"))));
   EXPECT_EQ(hub_->Count(), 0u);
 }
 

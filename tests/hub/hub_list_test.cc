@@ -206,12 +206,12 @@ TEST_F(HubListTest, OfflineSaysWhatToDoForWhatWasNeverMounted) {
   Publish();
   options_.offline = true;
   EXPECT_THAT(NewOrigin()->List(),
-              AllOf(HasCode(Code::kNotFound),
+              AllOf(HasCode(Code::kOffline),
                     HasMessage(AllOf(HasSubstr("org/name"),
                                      HasSubstr("never mounted online"),
                                      HasSubstr("mount it once")))));
   store_.reset();
-  EXPECT_THAT(NewOrigin()->List(), HasCode(Code::kNotFound));
+  EXPECT_THAT(NewOrigin()->List(), HasCode(Code::kOffline));
   EXPECT_EQ(hub_->Count(), 0u);
 }
 
