@@ -42,7 +42,7 @@ struct HubOptions {
 // retry_after().
 //
 // Fetches before List() end with kInvalid, those of an `offline` origin with
-// kNotFound: a retry would not help. kStale: the Hub no longer has what the
+// kOffline: a retry would not help. kStale: the Hub no longer has what the
 // listing says. kUnavailable carries retry_after() where the server named one.
 //
 // The token goes to the endpoint's scheme, host and port and nowhere else.
