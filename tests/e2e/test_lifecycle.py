@@ -3,6 +3,7 @@
 unmount takes less than 5 s, readers can be killed, a crashed mount is replaced."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -257,7 +258,8 @@ def test_crashed_mount_is_replaced(hub, mount):
     first.kill()
     with pytest.raises(OSError) as broken:
         os.listdir(first.path)
-    assert broken.value.errno == 107  # ENOTCONN
+    # Cut off while it asked, or found nobody there.
+    assert broken.value.errno in (errno.ECONNABORTED, errno.ENOTCONN)
     second = mount("org/model", hub)
     assert second.pid != first.pid
     assert len(os.listdir(second.path / "tensors" / "raw")) == 64
