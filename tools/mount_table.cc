@@ -171,7 +171,9 @@ MountState ProbeMount(const std::string& mountpoint,
   auto output = RunInChild(limit, [&](const auto& write) {
     struct statfs totals {};
     const int failed = ::statfs(mountpoint.c_str(), &totals) == 0 ? 0 : errno;
-    write(failed == ENOTCONN ? "crashed" : "live");
+    // ECONNABORTED: it crashed while it was asked.
+    const bool crashed = failed == ENOTCONN || failed == ECONNABORTED;
+    write(crashed ? "crashed" : "live");
   });
   if (!output.has_value() || output->timed_out) return MountState::kHung;
   return output->text == "crashed" ? MountState::kCrashed : MountState::kLive;
