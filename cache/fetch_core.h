@@ -62,7 +62,6 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   // Marks that a thread is inside; Stop() waits for it.
   class Activity;
   // kStopping: no new reads and fetches. kClosed: no new Activity either.
-  // kStopped: and none is left.
   enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
   using Queue = std::map<int64_t, QueueItem>;
 
@@ -113,8 +112,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void EnqueueFlight(const std::shared_ptr<Flight>& flight, int64_t ticket)
       REQUIRES(mutex_);
   bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
-  // Flights whose origin gives bytes, or may still begin to.
-  size_t Lively(Clock::Time now) const REQUIRES(mutex_);
+  size_t Lively(Clock::Time now) const REQUIRES(mutex_);  // not stalled
   void ArmWake(Clock::Time now) REQUIRES(mutex_);
   void OnWake() EXCLUDES(mutex_);
   void Consume(Flight& flight, std::span<const std::byte> data)

@@ -12,6 +12,8 @@
 namespace weightfs {
 namespace {
 
+using ::testing::AnyOf;
+
 class WritebackMountTest : public ::testing::Test {
  protected:
   static bool Run(const std::string& command) {
@@ -57,8 +59,11 @@ TEST_F(WritebackMountTest, BytesThatTheDiskDroppedAreAbsentNotWrong) {
     return out == Pattern(offset, 100);
   };
   for (uint64_t g = 0; g < kGranules; ++g) {
-    ASSERT_OK((*file)->Put(g, Pattern(g * kGranuleSize, kGranuleSize)));
-    ASSERT_THAT(read(g), IsOkAndHolds(true));
+    // The kernel may begin to write back, and to fail, at any time.
+    const auto put = (*file)->Put(g, Pattern(g * kGranuleSize, kGranuleSize));
+    ASSERT_TRUE(put.has_value() || g > 0) << put.error().ToString();
+    const auto right = read(g);
+    EXPECT_TRUE(!right.has_value() || *right) << "WRONG BYTES in " << g;
   }
   const UniqueFd data(::open(
       (disk() + "/cache/" + ObjectPath(kEndpoint, Sha256Id()).value() + "/data")
@@ -72,7 +77,7 @@ TEST_F(WritebackMountTest, BytesThatTheDiskDroppedAreAbsentNotWrong) {
     if (right.has_value()) {
       EXPECT_TRUE(*right) << "WRONG BYTES in granule " << g;
     } else {
-      EXPECT_THAT(right, HasCode(Code::kStale));
+      EXPECT_THAT(right, AnyOf(HasCode(Code::kStale), HasCode(Code::kIo)));
       ++lost;
     }
   }

@@ -185,8 +185,10 @@ class VfsTest : public ::testing::Test {
                  if (!bytes.has_value()) {
                    return promise.set_value(bytes.error());
                  }
-                 std::string text(bytes->size(), '\0');
-                 std::memcpy(text.data(), bytes->data(), bytes->size());
+                 std::string text;
+                 for (std::byte byte : *bytes) {
+                   text += static_cast<char>(byte);
+                 }
                  promise.set_value(std::move(text));
                });
     return promise.get_future().get();
