@@ -70,6 +70,7 @@ Result<FoundTensor> FindTensor(Repo& repo, const Options& options) {
                      repo.snapshot().repo);
   }
   std::vector<uint32_t> sets;
+  sets.reserve(candidates.size());
   for (const Candidate& candidate : candidates) sets.push_back(candidate.set);
   const auto indexes = LoadIndexes(repo, sets);
   std::vector<FoundTensor> found;

@@ -113,6 +113,7 @@ Result<ProgramOutput> RunProgram(const std::vector<std::string>& arguments,
   UniqueFd read_end(ends[0]);
   UniqueFd write_end(ends[1]);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) {
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): POSIX's signature
     argv.push_back(const_cast<char*>(argument.c_str()));

@@ -73,17 +73,18 @@ bool ParseNumber(std::string_view text, T* number) {
   return failed == std::errc() && end == last;
 }
 
-bool SetField(std::string_view key, std::string value, MountRecord* record) {
+bool SetField(std::string_view key, const std::string& value,
+              MountRecord* record) {
   if (key == "pid") return ParseNumber(value, &record->pid);
   if (key == "start_time") return ParseNumber(value, &record->start_time);
   if (key == "started") return ParseNumber(value, &record->started);
-  if (key == "machine") record->machine = std::move(value);
-  if (key == "mountpoint") record->mountpoint = std::move(value);
-  if (key == "source") record->source = std::move(value);
-  if (key == "repo") record->repo = std::move(value);
-  if (key == "commit") record->commit = std::move(value);
-  if (key == "log_file") record->log_file = std::move(value);
-  if (key == "cache_folder") record->cache_folder = std::move(value);
+  if (key == "machine") record->machine = value;
+  if (key == "mountpoint") record->mountpoint = value;
+  if (key == "source") record->source = value;
+  if (key == "repo") record->repo = value;
+  if (key == "commit") record->commit = value;
+  if (key == "log_file") record->log_file = value;
+  if (key == "cache_folder") record->cache_folder = value;
   return true;  // keys of newer versions are ignored
 }
 

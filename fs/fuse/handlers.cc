@@ -287,14 +287,12 @@ void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 
 void OnReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                fuse_file_info* fi) {
-  ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
-               false);
+  ReplyEntries(req, node, size, offset, **FromHandle<Listing>(fi->fh), false);
 }
 
 void OnReadDirPlus(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                    fuse_file_info* fi) {
-  ReplyEntries(req, node, size, offset, **reinterpret_cast<Listing*>(fi->fh),
-               true);
+  ReplyEntries(req, node, size, offset, **FromHandle<Listing>(fi->fh), true);
 }
 
 // Xattr calls with size 0 ask for the size.

@@ -46,7 +46,15 @@ for ((i = 1; i < ${#command[@]}; i++)); do
   -o | -MF | -MT) ((++i)) ;;
   -Xclang)
     ((++i))
-    [[ ${command[i]} != */cmake_pch.hxx ]] || pch=(-include "${command[i]}")
+    # A copy: beside the original lies its compiled form, which clang would
+    # take, made with other flags.
+    if [[ ${command[i]} == */cmake_pch.hxx ]]; then
+      mkdir -p "$cache"
+      pch=(-include "$cache/$(sha256sum <"${command[i]}" | cut -c1-16).hxx")
+      [[ -e ${pch[1]} ]] || {
+        cp "${command[i]}" "${pch[1]}.$$" && mv "${pch[1]}.$$" "${pch[1]}"
+      }
+    fi
     ;;
   *) words+=("$word") ;;
   esac

@@ -164,7 +164,7 @@ void Reset(int fd) {
   }
   sockaddr nowhere = {};
   nowhere.sa_family = AF_UNSPEC;
-  ::connect(fd, &nowhere, sizeof nowhere);
+  (void)::connect(fd, &nowhere, sizeof nowhere);
 }
 
 void SendRaw(int fd, std::string_view bytes) {

@@ -147,6 +147,7 @@ int Run(MainOptions options) {
 }  // namespace
 }  // namespace weightfs
 
+// NOLINTNEXTLINE(bugprone-exception-escape): a test program may end so
 int main(int argc, char** argv) {
   CLI::App app("A Hugging Face Hub on loopback, for tests and demos");
   weightfs::MainOptions options;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cinttypes>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -33,9 +34,9 @@ std::string TensorName(uint64_t index) {
 std::string ShardName(uint64_t shard, uint64_t shards) {
   if (shards == 1) return "model.safetensors";
   std::array<char, 64> name{};
-  std::snprintf(name.data(), name.size(), "model-%05llu-of-%05llu.safetensors",
-                static_cast<unsigned long long>(shard + 1),
-                static_cast<unsigned long long>(shards));
+  std::snprintf(name.data(), name.size(),
+                "model-%05" PRIu64 "-of-%05" PRIu64 ".safetensors", shard + 1,
+                shards);
   return name.data();
 }
 

@@ -177,7 +177,7 @@ std::string TestHub::State::Commit(const std::string& repo,
   HubRepo& target = repos_[repo];
   commit->id = HubSha1(text + std::to_string(target.commits.size()));
   target.refs[branch] = commit->id;
-  const std::string id = commit->id;
+  std::string id = commit->id;
   target.commits[id] = std::move(commit);
   return id;
 }
