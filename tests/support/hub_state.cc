@@ -102,16 +102,20 @@ Result<> TestHub::State::Open() {
   if (hub_ != nullptr) return {};
   ASSIGN_OR_RETURN(auto hub, HubHttpListener::Start(TestHubListener::kHub,
                                                     options_.port, *this));
-  ASSIGN_OR_RETURN(auto cdn, HubHttpListener::Start(TestHubListener::kCdn,
-                                                    options_.cdn_port, *this));
-  if (url_.empty()) {
+  auto cdn =
+      HubHttpListener::Start(TestHubListener::kCdn, options_.cdn_port, *this);
+  if (cdn.has_value() && url_.empty()) {
     options_.port = hub->port();
-    options_.cdn_port = cdn->port();
+    options_.cdn_port = (*cdn)->port();
     url_ = "http://127.0.0.1:" + std::to_string(hub->port());
-    cdn_url_ = "http://127.0.0.1:" + std::to_string(cdn->port());
+    cdn_url_ = "http://127.0.0.1:" + std::to_string((*cdn)->port());
   }
+  // A request may have come already: it waits for the URLs.
+  opened_ = true;
+  opened_.notify_all();
+  RETURN_IF_ERROR(cdn);
   hub_ = std::move(hub);
-  cdn_ = std::move(cdn);
+  cdn_ = *std::move(cdn);
   return {};
 }
 
@@ -373,6 +377,7 @@ HubReply TestHub::State::Answer(TestHubRequest& request,
   if (target.kind == HubTarget::Kind::kControl) {
     return AnswerHubControl(*this, body);
   }
+  opened_.wait(false);
   request.unix_ms = UnixMs();
   request.arrived = std::chrono::steady_clock::now();
   request.repo = target.repo;

@@ -7,6 +7,7 @@
 #ifndef WEIGHTFS_TESTS_SUPPORT_HUB_STATE_H_
 #define WEIGHTFS_TESTS_SUPPORT_HUB_STATE_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -146,7 +147,8 @@ class TestHub::State : public HubHttpHandler {
   };
 
   TestHubOptions options_;  // ports are set at the first Open
-  std::string url_;         // constant after it, as cdn_url_
+  std::atomic<bool> opened_{false};
+  std::string url_;  // constant once opened_, as cdn_url_
   std::string cdn_url_;
 
   mutable Mutex listeners_mutex_;  // before mutex_
