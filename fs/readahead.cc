@@ -39,21 +39,23 @@ ByteRange Readahead::OnRead(uint32_t file, uint64_t file_size, ByteRange read,
     if (s.last_use < oldest->last_use) oldest = &s;
   }
   if (stream == nullptr) {
-    *oldest = Stream{end, end, 0, ++tick_, extent.offset, false};
+    *oldest = Stream{read.offset, end, end, ++tick_, extent.offset, false};
     return {};
   }
   stream->last_use = ++tick_;
   stream->next = std::max(stream->next, end);
-  stream->window = std::clamp(stream->window * 2, kFirstWindow, kLargestWindow);
+  stream->begin = std::min(stream->begin, read.offset);
+  const uint64_t window = std::clamp(2 * (stream->next - stream->begin),
+                                     kFirstWindow, kLargestWindow);
   if (stream->extent_begin != extent.offset) {
     stream->crossed = true;
     stream->extent_begin = extent.offset;
   }
   const uint64_t limit = stream->crossed ? file_size : extent_end;
   const uint64_t from = std::max(stream->next, stream->fetched);
-  const uint64_t to = std::min(stream->next + stream->window, limit);
+  const uint64_t to = std::min(stream->next + window, limit);
   // Not in drips: half a window at least, unless the extent ends.
-  if (to <= from || (to - from < stream->window / 2 && to != limit)) return {};
+  if (to <= from || (to - from < window / 2 && to != limit)) return {};
   stream->fetched = to;
   return {from, to - from};
 }

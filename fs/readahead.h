@@ -1,7 +1,7 @@
 // Readahead: what to fetch before it is asked for. Streams are followed per
 // file, not per handle, since loaders share descriptors and map files that they
 // then close. The first read of a stream fetches nothing more; a second one
-// that goes on from it opens a window, which doubles with each further read.
+// that goes on from it opens a window, twice as wide as what was read so far.
 // Inside a tensor the window ends with it, until a stream has crossed into a
 // second tensor.
 //
@@ -42,9 +42,9 @@ class Readahead {
 
  private:
   struct Stream {
+    uint64_t begin = 0;    // the first byte read
     uint64_t next = 0;     // one past the last byte read
     uint64_t fetched = 0;  // one past the last byte asked for
-    uint64_t window = 0;   // bytes; 0: not yet sequential
     uint64_t last_use = 0;
     uint64_t extent_begin = 0;
     bool crossed = false;  // went from one extent into the next

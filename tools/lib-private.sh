@@ -63,6 +63,11 @@ case ${1:?usage: lib-private.sh COMMAND…} in
 --inside) # --inside UID GID COMMAND…: as root, in the new namespaces
   uid=$2 gid=$3
   shift 3
+  # Copies of mounts that tests beside this one unmount: they would keep those
+  # daemons alive.
+  mounts | while read -r path; do
+    umount -l "$(printf '%b' "$path")" 2>/dev/null || true
+  done
   open_fuse
   if [[ $uid == 0 ]]; then
     run_and_look "$@"

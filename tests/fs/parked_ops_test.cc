@@ -117,6 +117,17 @@ TEST(ReadaheadTest, WindowsDoubleWhileReadsGoOn) {
   EXPECT_EQ(largest, Readahead::kLargestWindow);
 }
 
+TEST(ReadaheadTest, AFewSmallReadsOpenASmallWindow) {
+  Readahead readahead;
+  const ByteRange whole{0, 1000 * kMiB};
+  uint64_t fetched = 0;
+  for (uint64_t at = 0; at < kMiB; at += kMiB / 8) {
+    fetched += readahead.OnRead(1, 1000 * kMiB, {at, kMiB / 8}, whole).length;
+  }
+  EXPECT_GT(fetched, 0u);
+  EXPECT_LE(fetched, 3 * kMiB);
+}
+
 TEST(ReadaheadTest, RandomSmallReadsFetchNothing) {
   Readahead readahead;
   const ByteRange whole{0, 1000 * kMiB};
