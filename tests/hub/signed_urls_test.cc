@@ -38,11 +38,11 @@ TEST(SignatureLifeTest, ReadsEachKindOfSignature) {
                             "&X-Amz-Date=20231114T221320Z&X-Amz-Expires=50"),
                           now),
             seconds(50));
-  for (const char* text : {"https://c/x?Expires=", "https://c/x?Expires=-5",
-                           "https://c/x?Expires=99999999999999999999",
-                           "https://c/x?X-Amz-Expires=3600",
-                           "https://c/x?X-Amz-Date=yesterday"
-                           "&X-Amz-Expires=3600"}) {
+  for (const char* text :
+       {"https://c/x?Expires=", "https://c/x?Expires=-5",
+        "https://c/x?Expires=99999999999999999999",
+        "https://c/x?X-Amz-Expires=3600",
+        "https://c/x?X-Amz-Date=yesterday&X-Amz-Expires=3600"}) {
     EXPECT_EQ(SignatureLife(U(text), now), std::nullopt) << text;
   }
 }
