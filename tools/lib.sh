@@ -113,6 +113,11 @@ build_flavour() {
 
 # Whether this process may use /dev/fuse; says what is wrong when not.
 check_fuse() {
+  # fusermount3 reads it. Whatever starts a system or a container makes it; a
+  # folder that was only debootstrapped lacks it.
+  if [[ ! -e /etc/mtab && $(id -u) == 0 ]]; then
+    ln -s ../proc/self/mounts /etc/mtab 2>/dev/null || true
+  fi
   if [[ ! -e /dev/fuse && $(id -u) == 0 ]]; then
     mknod -m 666 /dev/fuse c 10 229 2>/dev/null || true
   fi
