@@ -111,13 +111,25 @@ build_flavour() {
     ninja -C "$folder" "$@" >&2
 }
 
+# Without /etc/mtab, fusermount3 unmounts nothing. Whatever starts a system or a
+# container makes it; a folder that was only debootstrapped lacks it. Makes it,
+# as root or by sudo.
+need_mtab() {
+  [[ ! -e /etc/mtab ]] || return 0
+  local make=(ln -sfn ../proc/self/mounts /etc/mtab)
+  say "making /etc/mtab, which fusermount3 reads"
+  if [[ $(id -u) == 0 ]]; then
+    "${make[@]}" && return
+  elif command -v sudo >/dev/null; then
+    sudo "${make[@]}" && return
+  fi
+  say "/etc/mtab could not be made, so ordinary users cannot unmount: as root," \
+    "${make[*]}"
+}
+
 # Whether this process may use /dev/fuse; says what is wrong when not.
 check_fuse() {
-  # fusermount3 reads it. Whatever starts a system or a container makes it; a
-  # folder that was only debootstrapped lacks it.
-  if [[ ! -e /etc/mtab && $(id -u) == 0 ]]; then
-    ln -s ../proc/self/mounts /etc/mtab 2>/dev/null || true
-  fi
+  need_mtab
   if [[ ! -e /dev/fuse && $(id -u) == 0 ]]; then
     mknod -m 666 /dev/fuse c 10 229 2>/dev/null || true
   fi
