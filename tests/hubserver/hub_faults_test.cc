@@ -238,6 +238,41 @@ TEST_F(HubFaultsTest, SpoilsBodies) {
   EXPECT_EQ(raw.more, "xx");
 }
 
+TEST_F(HubFaultsTest, RawAnswersHoldWhatWasAskedFor) {
+  hub_->AddFault(
+      TestHubFault::Raw("HTTP/1.1 206 Odd\r\nContent-Range: bytes "
+                        "{first}-{last}/{size}\r\n\r\n{length}:{body}")
+          .AtCdn()
+          .Times(1));
+  RawClient client(hub_->cdn_url());
+  client.Send("GET", Signed(), {{"Range", "bytes=1000-1099"}});
+  const RawReply raw = client.Receive(milliseconds(10'000), true);
+  EXPECT_EQ(raw.Header("Content-Range"), "bytes 1000-1099/3000000");
+  EXPECT_EQ(raw.more, "100:" + Weights(1000, 100));
+}
+
+TEST_F(HubFaultsTest, BecomesAnotherFile) {
+  const std::string etag = GetRange().Header("ETag");
+  hub_->AddFault(TestHubFault::OtherFile().AtCdn().Times(1));
+  const RawReply other = GetRange();
+  EXPECT_NE(other.Header("ETag"), etag);
+  std::string inverted = Weights(1000, 200'000);
+  for (char& byte : inverted) byte = static_cast<char>(~byte);
+  EXPECT_TRUE(other.body == inverted);
+  EXPECT_TRUE(GetRange().body == Weights(1000, 200'000));
+}
+
+TEST_F(HubFaultsTest, AddsHeadersAndNumbersRedirects) {
+  hub_->AddFault(TestHubFault::AddHeader("ETag", "\"second\"").AtCdn());
+  const RawReply two = GetRange();
+  EXPECT_EQ(std::count_if(two.headers.begin(), two.headers.end(),
+                          [](const auto& h) { return h.first == "ETag"; }),
+            2);
+  hub_->AddFault(TestHubFault::Redirect("/x?hop={id}").On("resolve"));
+  const std::string file = "/org/name/resolve/main/model.safetensors";
+  EXPECT_NE(Head(file).Header("Location"), Head(file).Header("Location"));
+}
+
 TEST_F(HubFaultsTest, GzipsUnasked) {
   hub_->AddFault(TestHubFault::Gzip().AtCdn().Times(1));
   const RawReply reply = GetRange();

@@ -106,6 +106,38 @@ void SetHeaders(const TestHubFault& fault, HubReply& reply) {
   }
 }
 
+void ReplaceAll(std::string& text, std::string_view name,
+                std::string_view value) {
+  for (size_t at = text.find(name); at != std::string::npos;
+       at = text.find(name, at + value.size())) {
+    text.replace(at, name.size(), value);
+  }
+}
+
+// {body} last, whose bytes may look like anything.
+void SendRawInstead(const TestHubFault& fault, HubReply& reply) {
+  std::string raw = fault.text;
+  const uint64_t size = reply.body == nullptr ? 0 : reply.body->size();
+  const uint64_t last = reply.offset + std::max<uint64_t>(reply.length, 1) - 1;
+  ReplaceAll(raw, "{first}", std::to_string(reply.offset));
+  ReplaceAll(raw, "{last}", std::to_string(last));
+  ReplaceAll(raw, "{size}", std::to_string(size));
+  ReplaceAll(raw, "{length}", std::to_string(reply.length));
+  if (const size_t at = raw.find("{body}");
+      at != std::string::npos && reply.body != nullptr) {
+    raw.replace(at, 6, reply.body->ReadRange(reply.offset, reply.length));
+  }
+  reply.raw = std::move(raw);
+  reply.raw_every = fault.delay;
+}
+
+void BecomeOtherFile(HubReply& reply) {
+  reply.inverted = true;
+  if (std::string* const etag = FindHeader(reply, "ETag")) {
+    *etag = "\"the-other-file\"";
+  }
+}
+
 void Answer(const TestHubFault& fault, HubReply& reply) {
   HubReply other;
   other.status = static_cast<int>(fault.number);
@@ -128,6 +160,7 @@ void RedirectTo(const TestHubFault& fault, const TestHubRequest& request,
     target = request.path;
     if (!request.query.empty()) target += "?" + request.query;
   }
+  ReplaceAll(target, "{id}", std::to_string(request.id));
   DropHeader(reply, "Location");
   DropHeader(reply, "Content-Range");
   reply.headers.emplace_back("Location", std::move(target));
@@ -166,6 +199,9 @@ void ApplyHubFault(const TestHubFault& fault, const TestHubRequest& request,
       return ChangeRange(reply, 0, &fault.number);
     case Kind::kSetHeader:
       return SetHeaders(fault, reply);
+    case Kind::kAddHeader:
+      reply.headers.emplace_back(fault.text, fault.value);
+      return;
     case Kind::kDropHeader:
       return DropHeader(reply, fault.text);
     case Kind::kTrickle:
@@ -187,9 +223,10 @@ void ApplyHubFault(const TestHubFault& fault, const TestHubRequest& request,
     case Kind::kFlipBit:
       reply.flips.push_back(fault.number);
       return;
+    case Kind::kOtherFile:
+      return BecomeOtherFile(reply);
     case Kind::kRaw:
-      reply.raw = fault.text;
-      return;
+      return SendRawInstead(fault, reply);
     case Kind::kIgnoreRange:  // done before the answer was made
     case Kind::kRunCallback:
       return;

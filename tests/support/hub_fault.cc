@@ -10,7 +10,7 @@ namespace {
 
 using Kind = TestHubFault::Kind;
 
-constexpr std::array<std::pair<Kind, std::string_view>, 20> kNames = {{
+constexpr std::array<std::pair<Kind, std::string_view>, 22> kNames = {{
     {Kind::kStatus, "status"},
     {Kind::kReset, "reset"},
     {Kind::kClose, "close"},
@@ -22,6 +22,7 @@ constexpr std::array<std::pair<Kind, std::string_view>, 20> kNames = {{
     {Kind::kRangeTotal, "range_total"},
     {Kind::kIgnoreRange, "ignore_range"},
     {Kind::kSetHeader, "set_header"},
+    {Kind::kAddHeader, "add_header"},
     {Kind::kDropHeader, "drop_header"},
     {Kind::kTrickle, "trickle"},
     {Kind::kDelay, "delay"},
@@ -29,6 +30,7 @@ constexpr std::array<std::pair<Kind, std::string_view>, 20> kNames = {{
     {Kind::kGzip, "gzip"},
     {Kind::kBody, "body"},
     {Kind::kFlipBit, "flip_bit"},
+    {Kind::kOtherFile, "other_file"},
     {Kind::kRaw, "raw"},
     {Kind::kRunCallback, "callback"},
 }};
@@ -160,6 +162,12 @@ TestHubFault TestHubFault::Body(std::string body) {
 }
 TestHubFault TestHubFault::FlipBit(uint64_t file_offset) {
   return Make(Kind::kFlipBit, file_offset);
+}
+TestHubFault TestHubFault::OtherFile() { return Make(Kind::kOtherFile); }
+TestHubFault TestHubFault::AddHeader(std::string name, std::string value) {
+  TestHubFault fault = Make(Kind::kAddHeader, 0, std::move(name));
+  fault.value = std::move(value);
+  return fault;
 }
 TestHubFault TestHubFault::Raw(std::string bytes) {
   return Make(Kind::kRaw, 0, std::move(bytes));

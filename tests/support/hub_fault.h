@@ -68,14 +68,19 @@ class TestHubFault {
     kRangeTotal,   // Content-Range's total is `number`
     kIgnoreRange,  // 200 and the whole file
     kSetHeader,    // `text`: `value`; `headers` only where there are such
+    kAddHeader,    // `text`: `value`, beside those of that name
     kDropHeader,   // `text`
     kTrickle,      // `number` bytes every `delay`
     kDelay,        // `delay` before the answer
-    kRedirect,     // `number` to the URL `text`; empty: to itself
+    kRedirect,     // `number` to the URL `text`, in which "{id}" becomes the
+                   // request's number; empty: to itself
     kGzip,         // the body gzipped, Content-Encoding: gzip
     kBody,         // `text` as the body, status and type kept
     kFlipBit,      // lowest bit of the file's byte at offset `number`
-    kRaw,          // `text` instead of any HTTP answer, then close
+    kOtherFile,    // every byte inverted, and an ETag of its own
+    kRaw,          // `text` instead of any HTTP answer, then close; {first},
+                   // {last}, {size}, {length} and {body} are what the answer
+                   // would hold; a byte every `delay` if that is not 0
     kRunCallback,  // calls `callback` before the answer
   };
 
@@ -105,6 +110,8 @@ class TestHubFault {
   static TestHubFault Gzip();
   static TestHubFault Body(std::string body);  // garbage JSON, for one
   static TestHubFault FlipBit(uint64_t file_offset);
+  static TestHubFault OtherFile();
+  static TestHubFault AddHeader(std::string name, std::string value);
   static TestHubFault Raw(std::string bytes);
   static TestHubFault Call(std::function<void(const TestHubRequest&)> callback);
 

@@ -74,6 +74,7 @@ class Listener : public HubHttpListener {
              const HubEvent* release = nullptr) const;
   bool Hang(const Call& call);  // false: stopped, or the client left
   bool Pace(Call& call, size_t& size);
+  void SendRaw(int fd, std::string_view bytes, milliseconds every) const;
   MHD_Result Respond(MHD_Connection* connection, Call& call);
 
   const TestHubListener name_;
@@ -167,16 +168,6 @@ void Reset(int fd) {
   (void)::connect(fd, &nowhere, sizeof nowhere);
 }
 
-void SendRaw(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    pollfd writable = {fd, POLLOUT, 0};
-    if (::poll(&writable, 1, 1000) <= 0) return;
-    const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) return;
-    if (sent > 0) bytes.remove_prefix(static_cast<size_t>(sent));
-  }
-}
-
 Result<> Listener::Open(uint16_t port) {
   ASSIGN_OR_RETURN(UniqueFd fd, Listen(port));
   sockaddr_in address = {};
@@ -194,6 +185,37 @@ Result<> Listener::Open(uint16_t port) {
   if (daemon_ == nullptr) return Error(Code::kIo, "MHD_start_daemon failed");
   fd.Release();  // the daemon closes it
   return {};
+}
+
+// libmicrohttpd does not send more than it announced.
+std::string Overrun(const HubReply& reply) {
+  std::string text =
+      "HTTP/1.1 " + std::to_string(reply.status) + " Overrun\r\n";
+  for (const auto& [name, value] : reply.headers) {
+    text += name + ": " + value + "\r\n";
+  }
+  text += "Content-Length: " + std::to_string(reply.length) + "\r\n\r\n";
+  if (reply.body != nullptr) {
+    text += reply.body->ReadRange(reply.offset, reply.length);
+  }
+  return text + std::string(reply.overrun, '\xaa');
+}
+
+// `every` 0: as fast as they go.
+void Listener::SendRaw(int fd, std::string_view bytes,
+                       milliseconds every) const {
+  while (!bytes.empty()) {
+    pollfd writable = {fd, POLLOUT, 0};
+    if (::poll(&writable, 1, 1000) <= 0) return;
+    const ssize_t sent = ::send(
+        fd, bytes.data(), every.count() > 0 ? 1 : bytes.size(), MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) return;
+    if (sent > 0) bytes.remove_prefix(static_cast<size_t>(sent));
+    if (every.count() > 0 &&
+        Wait(fd, Clock::now() + every) != Woken::kTimeout) {
+      return;
+    }
+  }
 }
 
 Woken Listener::Wait(int fd, Clock::time_point deadline,
@@ -248,7 +270,7 @@ bool Listener::Pace(Call& call, size_t& size) {
 ssize_t Listener::Produce(Call& call, uint64_t position, char* out,
                           size_t max) {
   HubReply& reply = call.reply;
-  const uint64_t end = reply.length + reply.extra + reply.overrun;
+  const uint64_t end = reply.length + reply.extra;
   if (reply.reset_at && position >= *reply.reset_at) {
     Reset(call.fd);
     return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -275,6 +297,9 @@ ssize_t Listener::Produce(Call& call, uint64_t position, char* out,
     for (const uint64_t flip : reply.flips) {
       if (flip >= at && flip - at < size) bytes[flip - at] ^= std::byte{1};
     }
+    if (reply.inverted) {
+      for (std::byte& byte : bytes) byte = ~byte;
+    }
   }
   handler_.OnBody(call.id, size);
   return static_cast<ssize_t>(size);
@@ -283,18 +308,11 @@ ssize_t Listener::Produce(Call& call, uint64_t position, char* out,
 MHD_Result Listener::Respond(MHD_Connection* connection, Call& call) {
   const HubReply& reply = call.reply;
   const uint64_t length = reply.length + reply.extra;
-  const uint64_t size =
-      reply.hide_length ? MHD_SIZE_UNKNOWN : length + reply.overrun;
+  const uint64_t size = reply.hide_length ? MHD_SIZE_UNKNOWN : length;
   MHD_Response* response = MHD_create_response_from_callback(
-      size, std::clamp<uint64_t>(length + reply.overrun, 1, kBlock), &OnProduce,
-      &call, nullptr);
+      size, std::clamp<uint64_t>(length, 1, kBlock), &OnProduce, &call,
+      nullptr);
   if (response == nullptr) return MHD_NO;
-  if (reply.overrun > 0) {
-    MHD_set_response_options(response, MHD_RF_INSANITY_HEADER_CONTENT_LENGTH,
-                             MHD_RO_END);
-    MHD_add_response_header(response, "Content-Length",
-                            std::to_string(length).c_str());
-  }
   for (const auto& [name, value] : reply.headers) {
     MHD_add_response_header(response, name.c_str(), value.c_str());
   }
@@ -345,8 +363,13 @@ MHD_Result Listener::Handle(MHD_Connection* connection, const char* method,
       Wait(call.fd, Clock::now() + reply.delay) != Woken::kTimeout) {
     return MHD_NO;
   }
+  if (reply.overrun > 0) {
+    SendRaw(call.fd, Overrun(reply), milliseconds(0));
+    handler_.OnBody(call.id, reply.length + reply.overrun);
+    return MHD_NO;
+  }
   if (reply.raw) {
-    SendRaw(call.fd, *reply.raw);
+    SendRaw(call.fd, *reply.raw, reply.raw_every);
     return MHD_NO;
   }
   return Respond(connection, call);

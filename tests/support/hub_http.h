@@ -55,7 +55,9 @@ struct HubReply {
   std::optional<uint64_t> hang_at;
   bool no_answer = false;
   std::optional<std::string> raw;
-  std::vector<uint64_t> flips;  // offsets in `body`
+  std::chrono::milliseconds raw_every{0};  // a byte of `raw`
+  std::vector<uint64_t> flips;             // offsets in `body`
+  bool inverted = false;                   // every byte of `body`
 };
 
 class HubHttpHandler {
