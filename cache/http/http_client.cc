@@ -35,6 +35,11 @@ struct FreeShare {
 using CurlMulti = std::unique_ptr<CURLM, FreeMulti>;
 using CurlShare = std::unique_ptr<CURLSH, FreeShare>;
 
+bool IsNamed(std::string_view header, std::string_view name) {
+  return header.size() == name.size() &&
+         strncasecmp(header.data(), name.data(), name.size()) == 0;
+}
+
 std::string_view Environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? std::string_view() : std::string_view(value);
@@ -390,12 +395,16 @@ class CurlHttpClient final : public HttpClient {
 std::optional<std::string_view> HttpResponse::Header(
     std::string_view name) const {
   for (const auto& [key, value] : headers) {
-    if (key.size() == name.size() &&
-        strncasecmp(key.data(), name.data(), name.size()) == 0) {
-      return value;
-    }
+    if (IsNamed(key, name)) return value;
   }
   return std::nullopt;
+}
+
+bool HttpResponse::Agrees(std::string_view name) const {
+  const auto first = Header(name);
+  return std::all_of(headers.begin(), headers.end(), [&](const auto& header) {
+    return !IsNamed(header.first, name) || header.second == *first;
+  });
 }
 
 Result<std::unique_ptr<HttpClient>> HttpClient::Create(

@@ -41,6 +41,8 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;
   // The first header of that name (case-insensitive); nothing if absent.
   std::optional<std::string_view> Header(std::string_view name) const;
+  // False if headers of that name contradict each other.
+  bool Agrees(std::string_view name) const;
 };
 
 // Takes one response. Calls come one at a time on the loop thread and must not

@@ -74,21 +74,66 @@ std::optional<std::string> NextLinkIn(std::string_view header) {
   }
 }
 
-// `"api";r=0;t=55` gives 56 s; nothing unless r is 0.
-std::optional<std::chrono::seconds> RateLimitWait(std::string_view header) {
-  const std::string_view item = header.substr(0, ElementEnd(header, ','));
-  std::optional<uint64_t> remaining;
-  std::optional<uint64_t> seconds;
-  std::string_view rest = item;
-  while (!rest.empty()) {
-    const size_t end = ElementEnd(rest, ';');
-    const std::string_view part = Trim(rest.substr(0, end));
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (part.starts_with("r=")) remaining = ParseDecimal(part.substr(2));
-    if (part.starts_with("t=")) seconds = ParseDecimal(part.substr(2));
+using Wait = std::optional<std::chrono::seconds>;
+
+constexpr uint64_t kMostSeconds = 24 * 60 * 60;  // that are believed
+constexpr std::chrono::hours kLongestWait{1};
+
+// Nothing for what is not believed.
+Wait Seconds(std::optional<uint64_t> seconds) {
+  if (!seconds || *seconds > kMostSeconds) return std::nullopt;
+  return std::chrono::seconds(*seconds);
+}
+
+// The value of the parameter of that name in `item`, such as `"api";r=0;t=55`.
+std::optional<uint64_t> Parameter(std::string_view item, char separator,
+                                  std::string_view name) {
+  while (!item.empty()) {
+    const size_t end = ElementEnd(item, separator);
+    const std::string_view part = Trim(item.substr(0, end));
+    item.remove_prefix(std::min(end + 1, item.size()));
+    const size_t equals = part.find('=');
+    if (equals != std::string_view::npos &&
+        EqualsIgnoreCase(Trim(part.substr(0, equals)), name)) {
+      return ParseDecimal(Trim(part.substr(equals + 1)));
+    }
   }
-  if (remaining != uint64_t{0} || !seconds) return std::nullopt;
-  return std::chrono::seconds(std::min<uint64_t>(*seconds, 3600) + 1);
+  return std::nullopt;
+}
+
+// Until the quota that is used up is new again; the longest of several. A
+// second more than said, since the server rounds.
+Wait QuotaWait(std::optional<uint64_t> remaining, Wait reset) {
+  if (remaining != uint64_t{0} || !reset) return std::nullopt;
+  return *reset + std::chrono::seconds(1);
+}
+
+Wait RateLimitWait(std::string_view header) {
+  Wait wait = QuotaWait(Parameter(header, ',', "remaining"),
+                        Seconds(Parameter(header, ',', "reset")));
+  while (!header.empty()) {
+    const size_t end = ElementEnd(header, ',');
+    const std::string_view item = header.substr(0, end);
+    header.remove_prefix(std::min(end + 1, header.size()));
+    wait = std::max(wait, QuotaWait(Parameter(item, ';', "r"),
+                                    Seconds(Parameter(item, ';', "t"))));
+  }
+  return wait;
+}
+
+// Retry-After: seconds, or an HTTP date.
+Wait AfterWait(std::string_view header, const HttpResponse& response,
+               std::chrono::system_clock::time_point now) {
+  const std::string_view text = Trim(header);
+  if (const auto seconds = ParseDecimal(text)) return Seconds(seconds);
+  const auto when = ParseHttpDate(text);
+  if (!when) return std::nullopt;
+  // By the server's own clock where it tells the time.
+  const auto date = response.Header("Date");
+  const auto at = date ? ParseHttpDate(*date) : std::nullopt;
+  const auto left =
+      std::chrono::ceil<std::chrono::seconds>(*when - at.value_or(now));
+  return Seconds(static_cast<uint64_t>(std::max<int64_t>(left.count(), 0)));
 }
 
 }  // namespace
@@ -143,19 +188,36 @@ std::optional<uint64_t> ContentLength(const HttpResponse& response) {
 }
 
 std::optional<std::chrono::milliseconds> RetryAfter(
-    const HttpResponse& response) {
-  std::optional<std::chrono::milliseconds> wait;
-  if (const auto header = response.Header("RateLimit")) {
-    wait = RateLimitWait(*header);
-  }
-  if (const auto header = response.Header("Retry-After")) {
-    if (const auto seconds = ParseDecimal(Trim(*header))) {
-      const std::chrono::seconds named(std::min<uint64_t>(*seconds, 3600));
-      wait = std::max<std::chrono::milliseconds>(
-          wait.value_or(std::chrono::milliseconds(0)), named);
+    const HttpResponse& response, std::chrono::system_clock::time_point now) {
+  Wait wait;
+  std::optional<uint64_t> remaining;
+  std::optional<uint64_t> reset;
+  for (const auto& [name, value] : response.headers) {
+    if (EqualsIgnoreCase(name, "RateLimit")) {
+      wait = std::max(wait, RateLimitWait(value));
+    } else if (EqualsIgnoreCase(name, "RateLimit-Remaining")) {
+      remaining = ParseDecimal(Trim(value));
+    } else if (EqualsIgnoreCase(name, "RateLimit-Reset")) {
+      reset = ParseDecimal(Trim(value));
+    } else if (EqualsIgnoreCase(name, "Retry-After")) {
+      wait = std::max(wait, AfterWait(value, response, now));
     }
   }
-  return wait;
+  wait = std::max(wait, QuotaWait(remaining, Seconds(reset)));
+  if (!wait) return std::nullopt;
+  return std::min<std::chrono::seconds>(*wait, kLongestWait);
+}
+
+bool IsPassing(int status) {
+  switch (status) {
+    case 408:  // Request Timeout
+    case 421:  // Misdirected Request: another connection may do
+    case 425:  // Too Early
+    case 429:  // Too Many Requests
+      return true;
+    default:
+      return status >= 500;
+  }
 }
 
 std::optional<std::chrono::system_clock::time_point> ParseHttpDate(

@@ -34,11 +34,19 @@ std::optional<std::string> NextLink(const HttpResponse& response);
 // several contradict each other.
 std::optional<uint64_t> ContentLength(const HttpResponse& response);
 
-// How long the server wants the next request to wait: Retry-After in seconds,
-// or `RateLimit: "api";r=0;t=55`, which is 55 + 1 s; the longer one where both
-// are there. At most an hour.
+// How long the server wants the next request to wait; the longest where it says
+// so several times. At most an hour; what is over a day is a mistake of the
+// server's, and not believed. Read are
+//   Retry-After: 7                        or an HTTP date, against `now`
+//   RateLimit: "api";r=0;t=55, …          56 s; what has r > 0 left is no limit
+//   RateLimit: limit=9, remaining=0, reset=55      (older drafts of the same)
+//   RateLimit-Remaining: 0, RateLimit-Reset: 55
 std::optional<std::chrono::milliseconds> RetryAfter(
-    const HttpResponse& response);
+    const HttpResponse& response, std::chrono::system_clock::time_point now =
+                                      std::chrono::system_clock::now());
+
+// True for statuses of 400 and more that may be others a while later.
+bool IsPassing(int status);
 
 // An HTTP date; nothing if it is none.
 std::optional<std::chrono::system_clock::time_point> ParseHttpDate(

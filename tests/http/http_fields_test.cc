@@ -56,7 +56,10 @@ TEST(HttpFieldsTest, NextLinkIsFoundAmongOthers) {
 TEST(HttpFieldsTest, WaitsAsTheServerSays) {
   EXPECT_EQ(RetryAfter(With("Retry-After", "7")), seconds(7));
   EXPECT_EQ(RetryAfter(With("Retry-After", "soon")), std::nullopt);
-  EXPECT_EQ(RetryAfter(With("Retry-After", "99999999")), seconds(3600));
+  EXPECT_EQ(RetryAfter(With("Retry-After", "50000")), seconds(3600));
+  EXPECT_EQ(RetryAfter(With("Retry-After", "99999999")), std::nullopt);
+  EXPECT_EQ(RetryAfter(With("Retry-After", "99999999999999999999999")),
+            std::nullopt);
   EXPECT_EQ(RetryAfter(With("RateLimit", "\"api\";r=0;t=55")), seconds(56));
   EXPECT_EQ(RetryAfter(With("RateLimit", "\"api\";r=3;t=55")), std::nullopt);
   EXPECT_EQ(RetryAfter(With("RateLimit", "\"api\";r=0")), std::nullopt);
@@ -65,6 +68,61 @@ TEST(HttpFieldsTest, WaitsAsTheServerSays) {
   const HttpResponse both{
       429, {{"RateLimit", "\"api\";r=0;t=2"}, {"Retry-After", "1"}}};
   EXPECT_EQ(RetryAfter(both), seconds(3));
+}
+
+TEST(HttpFieldsTest, WaitsUntilADate) {
+  const auto now = *ParseHttpDate("Sun, 06 Nov 1994 08:49:37 GMT");
+  const auto wait = [&](const char* date) {
+    return RetryAfter(With("Retry-After", date), now);
+  };
+  EXPECT_EQ(wait("Sun, 06 Nov 1994 08:50:37 GMT"), seconds(60));
+  EXPECT_EQ(wait("Sunday, 06-Nov-94 08:49:39 GMT"), seconds(2));
+  EXPECT_EQ(wait("Sun, 06 Nov 1994 08:49:07 GMT"), seconds(0));
+  EXPECT_EQ(wait("Sun, 06 Nov 1994 20:49:37 GMT"), seconds(3600));
+  EXPECT_EQ(wait("Sun, 06 Nov 2044 08:49:37 GMT"), std::nullopt);
+  // The server's own clock counts, where it tells the time.
+  const HttpResponse dated{503,
+                           {{"Retry-After", "Sun, 06 Nov 2033 08:49:47 GMT"},
+                            {"Date", "Sun, 06 Nov 2033 08:49:37 GMT"}}};
+  EXPECT_EQ(RetryAfter(dated, now), seconds(10));
+}
+
+TEST(HttpFieldsTest, ReadsTheFormsOfRateLimit) {
+  const auto limit = [](const char* value) {
+    return RetryAfter(With("RateLimit", value));
+  };
+  EXPECT_EQ(limit("\"a\";r=5;t=9, \"b\";r=0;t=3"), seconds(4));
+  EXPECT_EQ(limit("\"a\";r=0;t=9, \"b\";r=0;t=3"), seconds(10));
+  EXPECT_EQ(limit("\"a,r=0\";r=5;t=9"), std::nullopt);
+  EXPECT_EQ(limit("limit=100, remaining=0, reset=7"), seconds(8));
+  EXPECT_EQ(limit("limit=100, remaining=1, reset=7"), std::nullopt);
+  EXPECT_EQ(limit("\"a\";r=0;t=99999999"), std::nullopt);
+  const HttpResponse apart{
+      429, {{"RateLimit-Remaining", "0"}, {"ratelimit-reset", "4"}}};
+  EXPECT_EQ(RetryAfter(apart), seconds(5));
+  const HttpResponse left{
+      429, {{"RateLimit-Remaining", "2"}, {"RateLimit-Reset", "4"}}};
+  EXPECT_EQ(RetryAfter(left), std::nullopt);
+  const HttpResponse lines{
+      429, {{"RateLimit", "\"a\";r=0;t=1"}, {"RateLimit", "\"b\";r=0;t=5"}}};
+  EXPECT_EQ(RetryAfter(lines), seconds(6));
+}
+
+TEST(HttpFieldsTest, HeadersThatContradictEachOtherDoNotAgree) {
+  const HttpResponse response{206,
+                              {{"A", "1"}, {"a", "1"}, {"B", "1"}, {"b", "2"}}};
+  EXPECT_TRUE(response.Agrees("A"));
+  EXPECT_FALSE(response.Agrees("B"));
+  EXPECT_TRUE(response.Agrees("C"));
+}
+
+TEST(HttpFieldsTest, WhatMayPassIsToldFromWhatStays) {
+  for (int status : {408, 421, 425, 429, 500, 502, 503, 504, 507, 599}) {
+    EXPECT_TRUE(IsPassing(status)) << status;
+  }
+  for (int status : {400, 401, 403, 404, 410, 416, 418, 451}) {
+    EXPECT_FALSE(IsPassing(status)) << status;
+  }
 }
 
 TEST(HttpFieldsTest, ContentLengthsMustAgree) {
