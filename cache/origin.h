@@ -63,6 +63,8 @@ bool IsSafePath(std::string_view path);
 class FetchSink {
  public:
   virtual ~FetchSink() = default;
+  // An answer came, with this HTTP status; what follows is of it. For messages.
+  virtual void OnStatus(int /*status*/) {}
   // The next bytes. False stops the fetch; OnDone(kCancelled) follows.
   virtual bool OnData(std::span<const std::byte> data) = 0;
   // The end, exactly once. OK: every byte asked for was given to OnData. Else

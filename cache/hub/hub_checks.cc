@@ -2,20 +2,35 @@
 
 #include <strings.h>
 
+#include <algorithm>
+
 #include "cache/http/http_fields.h"
 #include "cache/hub/hub_json.h"
 
 namespace weightfs {
 namespace {
 
-Result<> CheckEncoding(const HttpResponse& response) {
-  const auto encoding = response.Header("Content-Encoding");
-  if (!encoding || encoding->empty() ||
-      strcasecmp(std::string(*encoding).c_str(), "identity") == 0) {
-    return {};
+// Headers that say what the body is, and say it once.
+Result<> CheckFraming(const HttpResponse& response) {
+  for (const char* name :
+       {"Content-Range", "Content-Length", "Content-Encoding"}) {
+    if (response.Agrees(name)) continue;
+    return MakeError(Code::kUnavailable, "an answer with two kinds of {}",
+                     name);
   }
-  return MakeError(Code::kUnavailable, "an answer encoded as {}",
-                   PrintableText(*encoding));
+  return CheckEncoding(response);
+}
+
+// "multipart/byteranges" has headers of its own between the bytes.
+bool IsMultipart(const HttpResponse& response) {
+  constexpr std::string_view kMultipart = "multipart/";
+  return std::any_of(
+      response.headers.begin(), response.headers.end(),
+      [&](const auto& header) {
+        return strcasecmp(header.first.c_str(), "Content-Type") == 0 &&
+               strncasecmp(header.second.c_str(), kMultipart.data(),
+                           kMultipart.size()) == 0;
+      });
 }
 
 // X-Linked-Etag is the file's id. A plain ETag is, too, where it looks like
@@ -33,6 +48,16 @@ Result<> CheckEtag(const HttpResponse& response, const FileInfo& file) {
 }
 
 }  // namespace
+
+Result<> CheckEncoding(const HttpResponse& response) {
+  const auto encoding = response.Header("Content-Encoding");
+  if (!encoding || encoding->empty() ||
+      strcasecmp(std::string(*encoding).c_str(), "identity") == 0) {
+    return {};
+  }
+  return MakeError(Code::kUnavailable, "an answer encoded as {}, unasked",
+                   PrintableText(*encoding));
+}
 
 Result<> CheckHubMetadata(const HttpResponse& response,
                           const std::string& commit, const FileInfo& file) {
@@ -52,12 +77,14 @@ Result<> CheckHubMetadata(const HttpResponse& response,
 
 Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
                       uint64_t length, uint64_t size) {
-  RETURN_IF_ERROR(CheckEncoding(response));
+  RETURN_IF_ERROR(CheckFraming(response));
+  if (IsMultipart(response)) {
+    return Error(Code::kUnavailable, "a body of several parts");
+  }
   const auto header = response.Header("Content-Range");
   const auto range = header ? ParseContentRange(*header) : std::nullopt;
   if (!range || !range->total) {
-    return MakeError(Code::kUnavailable,
-                     "HTTP 206 with a bad Content-Range \"{}\"",
+    return MakeError(Code::kUnavailable, "a bad Content-Range \"{}\"",
                      PrintableText(header.value_or("")));
   }
   if (*range->total != size) {
@@ -66,25 +93,24 @@ Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
                      *range->total, size);
   }
   if (range->first != offset || range->last != offset + length - 1) {
-    return MakeError(Code::kUnavailable, "HTTP 206 for bytes {}-{} instead",
-                     range->first, range->last);
+    return MakeError(Code::kUnavailable, "bytes {}-{} instead", range->first,
+                     range->last);
   }
   if (const auto announced = ContentLength(response);
       announced && *announced != length) {
-    return MakeError(Code::kUnavailable,
-                     "HTTP 206 with a body of {} bytes for {}", *announced,
-                     length);
+    return MakeError(Code::kUnavailable, "a body of {} bytes for {}",
+                     *announced, length);
   }
   return {};
 }
 
 Result<> CheckWhole(const HttpResponse& response, uint64_t size) {
-  RETURN_IF_ERROR(CheckEncoding(response));
+  RETURN_IF_ERROR(CheckFraming(response));
+  if (!response.Header("Content-Length")) return {};
   const auto announced = ContentLength(response);
   if (announced == size) return {};
-  return MakeError(
-      Code::kUnavailable, "HTTP 200 with a body of {} bytes for {}",
-      announced ? std::to_string(*announced) : "unknown many", size);
+  return MakeError(Code::kUnavailable, "a body of {} bytes for {}",
+                   announced ? std::to_string(*announced) : "odd many", size);
 }
 
 }  // namespace weightfs

@@ -18,12 +18,16 @@ namespace weightfs {
 Result<> CheckHubMetadata(const HttpResponse& response,
                           const std::string& commit, const FileInfo& file);
 
+// kUnavailable for an answer that is compressed, though nobody asked for that.
+Result<> CheckEncoding(const HttpResponse& response);
+
 // A 206 that holds exactly bytes [offset, offset + length) of `size`. kStale if
 // its total is another, kUnavailable for anything else.
 Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
                       uint64_t length, uint64_t size);
 
-// A 200 to a request without a Range that holds all `size` bytes, unencoded.
+// A 200 to a request without a Range that holds all `size` bytes, unencoded;
+// one without a length may hold them, which its body has to show.
 Result<> CheckWhole(const HttpResponse& response, uint64_t size);
 
 }  // namespace weightfs

@@ -4,6 +4,9 @@
 #ifndef WEIGHTFS_CACHE_HUB_HUB_CONTEXT_H_
 #define WEIGHTFS_CACHE_HUB_HUB_CONTEXT_H_
 
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +19,15 @@
 #include "formats/base/clock.h"
 
 namespace weightfs {
+
+// Fewer bytes than these in a stall_timeout are a dead connection: a trickle
+// must not hold one for ever.
+inline uint64_t LeastBytes(const HubOptions& options) {
+  constexpr uint64_t kPerSecond = 1024;
+  const auto seconds =
+      std::chrono::floor<std::chrono::seconds>(options.stall_timeout).count();
+  return std::max<uint64_t>(1, kPerSecond * static_cast<uint64_t>(seconds));
+}
 
 struct HubContext {
   HubOptions options;

@@ -86,7 +86,7 @@ Error HubError(const HubCall& call, const HttpResponse& response,
                std::string_view body) {
   const int status = response.status;
   const std::string words = ServerMessage(call, response, body);
-  if (status == 408 || status == 429 || status >= 500) {
+  if (IsPassing(status)) {
     return Passing(call, response, words);
   }
   const std::string code(response.Header("X-Error-Code").value_or(""));

@@ -15,8 +15,6 @@ constexpr uint64_t kMaxErrorBody = 16 << 10;
 constexpr uint64_t kMaxDrained = 64 << 10;
 // A file whose server does not know ranges is read whole up to this size.
 constexpr uint64_t kMaxWhole = 8 << 20;
-// Slower than this is dead: a trickle must not hold a connection for ever.
-constexpr uint64_t kLeastBytesPerSecond = 1024;
 
 }  // namespace
 
@@ -37,9 +35,10 @@ class HubFetch::Hop final : public HttpHandler {
 };
 
 HubFetch::HubFetch(std::shared_ptr<const HubContext> context,
-                   std::shared_ptr<SignedUrls> urls, HubFetchOrder order)
+                   std::shared_ptr<HubMemory> memory, HubFetchOrder order)
     : context_(std::move(context)),
-      urls_(std::move(urls)),
+      memory_(std::move(memory)),
+      urls_(&memory_->urls),
       order_(std::move(order)) {}
 
 void HubFetch::Run() {
@@ -106,6 +105,8 @@ void HubFetch::Send() {
   body_.clear();
   drained_ = 0;
   position_ = 0;
+  gathered_.reset();
+  asked_ = chain_->url().Origin();
   HttpRequest request;
   request.url = chain_->url().ToString();
   request.headers.emplace_back("Accept-Encoding", "identity");
@@ -118,17 +119,14 @@ void HubFetch::Send() {
     request.headers.emplace_back("Authorization", "Bearer " + *order_.token);
   }
   request.stall_timeout = context_->options.stall_timeout;
-  request.stall_bytes = std::max<uint64_t>(
-      1, kLeastBytesPerSecond *
-             static_cast<uint64_t>(
-                 std::chrono::floor<std::chrono::seconds>(request.stall_timeout)
-                     .count()));
+  request.stall_bytes = LeastBytes(context_->options);
   http_id_ = context_->http.Start(std::move(request),
                                   std::make_shared<Hop>(shared_from_this()));
 }
 
 bool HubFetch::OnResponse(const HttpResponse& response) {
   response_ = response;
+  order_.sink->OnStatus(response.status);
   plan_ = Judge(response);
   return plan_ != Plan::kFail && plan_ != Plan::kNoRange;
 }
@@ -136,20 +134,19 @@ bool HubFetch::OnResponse(const HttpResponse& response) {
 HubFetch::Plan HubFetch::Judge(const HttpResponse& response) {
   if (at_hub() && response.status < 400) {
     auto checked = CheckHubMetadata(response, order_.commit, order_.file);
-    if (!checked) return FailWith(std::move(checked).error());
+    if (!checked) return AnewOrFail(checked.error());
   }
   if (IsRedirect(response.status)) {
     if (auto next = chain_->Follow(response); !next) {
-      return FailWith(std::move(next).error());
+      return FailWith(next.error());
     }
     // What looks signed will give the bytes: those who wait may start.
     if (!at_hub() && !chain_->url().query().empty()) Found(response);
     return Plan::kRedirect;
   }
   if (response.status == 416) {
-    return FailWith(Error(Code::kStale,
-                          "the server says that the file ends before the "
-                          "range (HTTP 416)"));
+    return AnewOrFail(Error(
+        Code::kStale, "the server says that the file ends before the range"));
   }
   if (response.status >= 400) return JudgeRefusal(response);
   return JudgeData(response);
@@ -159,22 +156,28 @@ HubFetch::Plan HubFetch::JudgeData(const HttpResponse& response) {
   const uint64_t size = order_.file.size;
   if (response.status == 200 && !whole_) {
     if (size <= kMaxWhole) return Plan::kNoRange;
-    return FailWith(
-        Error(Code::kUnavailable, "the server ignored the range (HTTP 200)"));
+    return FailWith(Error(Code::kUnavailable, "the server ignored the range"));
   }
   const bool expected = response.status == (whole_ ? 200 : 206);
   if (!expected) {
-    return FailWith(MakeError(
-        Code::kUnavailable, "an unexpected answer (HTTP {})", response.status));
+    return FailWith(Error(Code::kUnavailable, "an unexpected answer"));
   }
   auto checked =
       whole_ ? CheckWhole(response, size)
              : CheckPartial(response, order_.offset, order_.length, size);
+  if (checked) {
+    checked =
+        memory_->validators.Check(order_.file.path, chain_->url(), response);
+  }
   if (!checked) {
     // What the URL leads to is not the file: the next attempt asks anew.
     if (generation_ != 0) urls_->Drop(order_.file.path, generation_);
-    return FailWith(std::move(checked).error());
+    return checked.error().code() == Code::kStale ? AnewOrFail(checked.error())
+                                                  : FailWith(checked.error());
   }
+  const bool measured = response.Header("Content-Length") ||
+                        (!whole_ && response.Header("Transfer-Encoding"));
+  if (!measured) gathered_.emplace();
   Found(response);
   return Plan::kData;
 }
@@ -182,23 +185,37 @@ HubFetch::Plan HubFetch::JudgeData(const HttpResponse& response) {
 HubFetch::Plan HubFetch::JudgeRefusal(const HttpResponse& response) {
   if (at_hub()) return Plan::kHubError;
   const int status = response.status;
-  const bool refused =
-      status == 401 || status == 403 || status == 404 || status == 410;
-  if (refused && !asked_anew_) return Plan::kRefused;
-  if (generation_ != 0 && refused) urls_->Drop(order_.file.path, generation_);
-  const bool passing =
-      refused || status == 408 || status == 429 || status >= 500;
-  Error error = MakeError(
-      passing ? Code::kUnavailable : Code::kUnsupported, "HTTP {} from {}{}",
-      status, chain_->url().Origin(),
-      refused ? ", which refuses a URL that the Hub just signed" : "");
-  const auto wait = passing ? RetryAfter(response) : std::nullopt;
-  return FailWith(wait ? std::move(error).WithRetryAfter(*wait)
-                       : std::move(error));
+  // Some stores answer 400 once a signature has expired.
+  if (status == 400 || status == 401 || status == 403 || status == 404 ||
+      status == 410) {
+    if (asked_anew_ && generation_ != 0) {
+      urls_->Drop(order_.file.path, generation_);
+    }
+    return AnewOrFail(Error(
+        status == 400 ? Code::kIo : Code::kUnavailable,
+        "the server of the bytes refuses a URL that the Hub just signed"));
+  }
+  if (!IsPassing(status)) {
+    return FailWith(Error(Code::kIo, "refused by the server of the bytes"));
+  }
+  Error error(Code::kUnavailable, "the server of the bytes failed");
+  const auto wait = RetryAfter(response);
+  return FailWith(wait ? std::move(error).WithRetryAfter(*wait) : error);
 }
 
-HubFetch::Plan HubFetch::FailWith(Error error) {
-  error_ = Explain(std::move(error));
+HubFetch::Plan HubFetch::AnewOrFail(const Error& error) {
+  bool& before = error.code() == Code::kStale ? doubted_ : asked_anew_;
+  if (before) return FailWith(error);
+  before = true;
+  return Plan::kAnew;
+}
+
+HubFetch::Plan HubFetch::FailWith(const Error& error) {
+  Error told = MakeError(error.code(), "HTTP {} from {}: {}", response_.status,
+                         asked_, error.message());
+  error_ = Explain(error.retry_after()
+                       ? std::move(told).WithRetryAfter(*error.retry_after())
+                       : std::move(told));
   return Plan::kFail;
 }
 
@@ -222,9 +239,9 @@ void HubFetch::Found(const HttpResponse& response) {
 bool HubFetch::OnBody(std::span<const std::byte> bytes) {
   switch (plan_) {
     case Plan::kData:
-      return Deliver(bytes);
+      return gathered_ ? Gather(bytes) : Deliver(bytes);
     case Plan::kRedirect:
-    case Plan::kRefused:
+    case Plan::kAnew:
       drained_ += bytes.size();
       return drained_ <= kMaxDrained;
     case Plan::kHubError: {
@@ -265,6 +282,18 @@ bool HubFetch::Deliver(std::span<const std::byte> bytes) {
   return !too_long_;
 }
 
+uint64_t HubFetch::BodyLength() const {
+  return whole_ ? order_.file.size : order_.length;
+}
+
+bool HubFetch::Gather(std::span<const std::byte> bytes) {
+  too_long_ = bytes.size() > BodyLength() - gathered_->size();
+  if (!too_long_) {
+    gathered_->insert(gathered_->end(), bytes.begin(), bytes.end());
+  }
+  return !too_long_;
+}
+
 void HubFetch::OnHopDone(const Result<>& result) {
   http_id_ = 0;
   switch (plan_) {
@@ -276,11 +305,11 @@ void HubFetch::OnHopDone(const Result<>& result) {
       return Finish(*error_);
     case Plan::kHubError:
       if (cancelled_) break;
-      return Finish(HubError(Call(), response_, body_));
+      return FinishRefused(HubError(Call(), response_, body_));
     case Plan::kRedirect:
       if (cancelled_) break;
       return Send();
-    case Plan::kRefused:
+    case Plan::kAnew:
       if (cancelled_) break;
       return AskAnew();
     case Plan::kNoRange:
@@ -292,36 +321,48 @@ void HubFetch::OnHopDone(const Result<>& result) {
 }
 
 void HubFetch::AskAnew() {
-  asked_anew_ = true;
   if (generation_ != 0) urls_->Drop(order_.file.path, generation_);
   generation_ = 0;
   if (asking_) return AskHub();
   Run();
 }
 
-void HubFetch::FinishData(const Result<>& result) {
-  if (sink_stopped_) return Finish(Cancelled());
-  if (too_long_) {
-    return Finish(Explain(
-        Error(Code::kUnavailable, "the server sent more bytes than asked")));
+void HubFetch::FinishRefused(Error error) {
+  // For a reader it is no question of what weightfs can do.
+  if (error.code() == Code::kUnsupported) {
+    error = Error(Code::kIo, error.message());
   }
+  if (error.message().find("HTTP ") == std::string::npos) {
+    error.AddContext(fmt::format("HTTP {} from {}", response_.status, asked_));
+  }
+  Finish(std::move(error));
+}
+
+void HubFetch::FinishData(const Result<>& result) {
+  if (gathered_ && result && gathered_->size() == BodyLength()) {
+    Deliver(*gathered_);
+  }
+  if (sink_stopped_) return Finish(Cancelled());
   // Whatever came of the connection then: the bytes are all there.
-  if (delivered_ == order_.length) return Finish({});
+  if (delivered_ == order_.length && !too_long_) return Finish({});
   if (cancelled_) return Finish(Cancelled());
-  Error error = result ? Error(Code::kUnavailable, "the answer ended early")
-                       : result.error();
-  Finish(Explain(std::move(error))
-             .AddContext(fmt::format("HTTP {}, after {} of {} bytes",
-                                     response_.status, delivered_,
-                                     order_.length)));
+  Error error = too_long_ ? Error(Code::kUnavailable,
+                                  "the server sent more bytes than asked")
+                : result  ? Error(Code::kUnavailable, "the answer ended early")
+                          : result.error();
+  error.AddContext(fmt::format("HTTP {} from {}, after {} of {} bytes",
+                               response_.status, asked_, delivered_,
+                               order_.length));
+  Finish(Explain(std::move(error)));
 }
 
 void HubFetch::FinishUnanswered(const Result<>& result) {
   if (cancelled_) return Finish(Cancelled());
   // The Hub may know another host for the bytes.
   if (generation_ != 0) urls_->Drop(order_.file.path, generation_);
-  Finish(Explain(result ? Error(Code::kUnavailable, "no answer")
-                        : result.error()));
+  Error error = result ? Error(Code::kUnavailable, "it ended") : result.error();
+  error.AddContext("no HTTP answer");
+  Finish(Explain(std::move(error)));
 }
 
 void HubFetch::Finish(Result<> result) {

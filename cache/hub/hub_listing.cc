@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "cache/http/http_fields.h"
+#include "cache/hub/hub_checks.h"
 #include "cache/hub/hub_json.h"
 #include "cache/hub/hub_url.h"
 #include "formats/base/log.h"
@@ -275,10 +276,15 @@ Result<HttpReply> Lister::GetOnce(const Url& url, SteadyTime deadline) {
     }
     request.connect_timeout = std::min(request.connect_timeout, left);
     request.stall_timeout = options_.stall_timeout;
+    request.stall_bytes = LeastBytes(options_);
     request.total_timeout = left;
-    ASSIGN_OR_RETURN(
-        HttpReply reply,
-        HttpFetch(context_.http, std::move(request), kMaxHubAnswerBytes));
+    auto fetched =
+        HttpFetch(context_.http, std::move(request), kMaxHubAnswerBytes);
+    if (!fetched) {
+      if (chain.url().ToString() == url.ToString()) return fetched.error();
+      return std::move(fetched).error().AddContext(url.Redacted());
+    }
+    HttpReply& reply = *fetched;
     const int status = reply.response.status;
     if (IsRedirect(status)) {
       RETURN_IF_ERROR(chain.Follow(reply.response));
@@ -293,7 +299,10 @@ Result<HttpReply> Lister::GetOnce(const Url& url, SteadyTime deadline) {
       return MakeError(Code::kUnavailable, "{}: HTTP {}",
                        chain.url().Redacted(), status);
     }
-    return reply;
+    if (auto plain = CheckEncoding(reply.response); !plain) {
+      return std::move(plain).error().AddContext(chain.url().Redacted());
+    }
+    return std::move(reply);
   }
 }
 

@@ -8,7 +8,6 @@
 #include "cache/hub/hub_fetch.h"
 #include "cache/hub/hub_listing.h"
 #include "cache/hub/hub_url.h"
-#include "cache/hub/signed_urls.h"
 #include "formats/base/checked.h"
 #include "formats/base/log.h"
 #include "formats/base/mutex.h"
@@ -62,7 +61,7 @@ class HubOrigin final : public Origin {
   HubOrigin(std::shared_ptr<const HubContext> context, SnapshotStore* store)
       : context_(std::move(context)),
         store_(store),
-        urls_(std::make_shared<SignedUrls>(context_->clock)),
+        memory_(std::make_shared<HubMemory>(context_->clock)),
         running_(std::make_shared<Running>()) {}
 
   ~HubOrigin() override {
@@ -97,7 +96,7 @@ class HubOrigin final : public Origin {
 
   const std::shared_ptr<const HubContext> context_;
   SnapshotStore* const store_;
-  const std::shared_ptr<SignedUrls> urls_;  // the loop thread's
+  const std::shared_ptr<HubMemory> memory_;  // the loop thread's
   const std::shared_ptr<Running> running_;
   std::atomic<FetchId> next_id_{1};
 
@@ -170,7 +169,7 @@ FetchId HubOrigin::StartFetch(const FileInfo& file, uint64_t offset,
   order.token = context_->token_provider.Get();
   order.sink = std::move(sink);
   order.finished = [running = running_, id] { running->Remove(id); };
-  auto fetch = std::make_shared<HubFetch>(context_, urls_, std::move(order));
+  auto fetch = std::make_shared<HubFetch>(context_, memory_, std::move(order));
   running_->Add(id, fetch);
   context_->http.Post([fetch = std::move(fetch)] { fetch->Run(); });
   return id;

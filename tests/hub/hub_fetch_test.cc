@@ -293,7 +293,12 @@ TEST_F(HubFetchTest, WrongAnswersAreNeverTakenForTheBytes) {
       {TestHubFault::Status(204), Code::kUnavailable},
       {TestHubFault::Status(304), Code::kUnavailable},
       {TestHubFault::Status(416), Code::kStale},
-      {TestHubFault::Status(400), Code::kUnsupported},
+      {TestHubFault::Status(400), Code::kIo},
+      {TestHubFault::Status(451), Code::kIo},
+      {TestHubFault::AddHeader("Content-Range", "bytes 0-9/10"),
+       Code::kUnavailable},
+      {TestHubFault::AddHeader("Content-Type", "multipart/byteranges"),
+       Code::kUnavailable},
   };
   for (const auto& [fault, code] : cases) {
     const uint64_t id = hub_->AddFault(fault.AtCdn());
