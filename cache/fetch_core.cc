@@ -38,7 +38,8 @@ FetchCore::FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
 
 std::shared_ptr<FetchFile> FetchCore::OpenFile(
     const FileInfo& info, std::shared_ptr<CacheFile> cache) {
-  auto opened = std::make_shared<FetchFile>(info, std::move(cache));
+  auto opened = std::make_shared<FetchFile>(info, std::move(cache),
+                                            options_.failure_memory);
   if (opened->cache == nullptr) return opened;
   MutexLock lock(mutex_);
   // One table of granules per cache file. Ids make equal sizes; a caller that

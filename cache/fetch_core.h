@@ -121,11 +121,11 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
                std::shared_ptr<const GranuleBytes> bytes) EXCLUDES(mutex_);
   void ConsumeDirect(Flight& flight, std::span<const std::byte> data)
       EXCLUDES(mutex_);
-  void OnFirstBytes(Clock::Time started) EXCLUDES(mutex_);
+  void OnBytes(const Attempt& attempt) EXCLUDES(mutex_);
   void OnFetchDone(const Attempt& attempt, Result<> result) EXCLUDES(mutex_);
   void Retry(const std::shared_ptr<Flight>& flight, const Attempt& attempt,
              Error error, Effects& effects) REQUIRES(mutex_);
-  void Fail(Flight& flight, const Error& error, Effects& effects)
+  void Fail(Flight& flight, const Error& cause, Effects& effects)
       REQUIRES(mutex_);
   void EraseRest(Flight& flight, Effects& effects) REQUIRES(mutex_);
   // Ends a flight that nobody waits for; cancels its attempt.

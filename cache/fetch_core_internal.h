@@ -73,6 +73,7 @@ class FetchCore::Attempt final : public FetchSink {
         probe_(is_probe),
         core_(std::move(core)) {}
 
+  void OnStatus(int status) override { flight_->status = status; }
   bool OnData(std::span<const std::byte> data) override;
   void OnDone(Result<> result) override;
 
@@ -80,6 +81,9 @@ class FetchCore::Attempt final : public FetchSink {
   uint64_t offset() const { return offset_; }
   uint64_t length() const { return length_; }
   uint64_t received() const { return received_; }
+  Clock::Time started() const { return started_; }
+  // So many bytes that the flight's backoff starts anew.
+  bool MadeProgress() const;
   bool excess() const { return excess_; }
   bool probe() const { return probe_; }
 

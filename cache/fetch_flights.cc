@@ -31,8 +31,12 @@ bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
     return false;
   }
   flight_->last_bytes = Clock::System().Now();
-  if (received_ == 0) core_->OnFirstBytes(started_);
+  const bool progressed = MadeProgress();
   received_ += data.size();
+  flight_->received = received_;
+  if (received_ == data.size() || progressed != MadeProgress()) {
+    core_->OnBytes(*this);
+  }
   core_->bytes_fetched_ += data.size();
   if (flight_->direct) {
     core_->ConsumeDirect(*flight_, data);
@@ -40,6 +44,10 @@ bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
     core_->Consume(*flight_, data);
   }
   return !flight_->cancelled;
+}
+
+bool FetchCore::Attempt::MadeProgress() const {
+  return received_ >= std::min(kProgressBytes, length_);
 }
 
 void FetchCore::Attempt::OnDone(Result<> result) {
@@ -139,6 +147,8 @@ void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
                        Effects& effects) {
   flight->state = Flight::State::kRunning;
   flight->last_bytes = now;
+  flight->status = 0;
+  flight->received = 0;
   if (flight->attempts++ > 0) ++stats_.retries;
   ++stats_.fetches;
   const bool probe = health_.down();
@@ -197,12 +207,17 @@ void FetchCore::OnWake() {
   Apply(std::move(effects));
 }
 
-void FetchCore::OnFirstBytes(Clock::Time started) {
+// Its first bytes, and the one that makes them progress.
+void FetchCore::OnBytes(const Attempt& attempt) {
   Effects effects;
   {
     MutexLock lock(mutex_);
     const bool was_down = health_.down();
-    health_.OnBytes(started);
+    if (attempt.MadeProgress()) {
+      health_.OnProgress(attempt.started());
+    } else {
+      health_.OnBytes(attempt.started());
+    }
     if (was_down && !health_.down()) Pump(effects);
   }
   Apply(std::move(effects));
@@ -259,6 +274,7 @@ void FetchCore::Publish(Flight& flight, uint64_t granule,
     }
     entry.waiters.clear();
     Count(file, granule, entry, false);
+    file.failures.Forget(granule * kGranuleSize, file.GranuleEnd(granule));
     flight.published = file.GranuleEnd(granule);
     if (QueueDiskWrite(flight.file, granule, bytes)) {
       entry.state = Granule::State::kWriting;
@@ -313,10 +329,9 @@ void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
 void FetchCore::Retry(const std::shared_ptr<Flight>& flight,
                       const Attempt& attempt, Error error, Effects& effects) {
   const Clock::Time now = Clock::System().Now();
-  const bool progress = attempt.received() >= kProgressBytes;
+  const bool progress = attempt.MadeProgress();
   flight->failures = progress ? 1 : flight->failures + 1;
-  const auto wait =
-      health_.OnFailure(now, flight->failures, error, attempt.received() > 0);
+  const auto wait = health_.OnFailure(now, flight->failures, error, progress);
   LogDebug(
       "fetch failed, to be repeated file={} failures={} wait_ms={} "
       "error={}",
@@ -343,9 +358,14 @@ void FetchCore::EraseRest(Flight& flight, Effects& effects) {
   }
 }
 
-void FetchCore::Fail(Flight& flight, const Error& error, Effects& effects) {
+void FetchCore::Fail(Flight& flight, const Error& cause, Effects& effects) {
+  const Error error =
+      MakeError(cause.code(), "{}, tier {}, {} attempts", cause.message(),
+                origin_.name(), flight.attempts);
   LogDebug("fetch failed file={} error={}", flight.file->info.path,
            error.message());
+  flight.file->failures.Add(flight.published, flight.end, Clock::System().Now(),
+                            RecentFailures::Duration::max(), error);
   if (flight.direct) effects.failures.push_back({flight.direct, error});
   if (!flight.direct) {
     for (uint64_t g = flight.published / kGranuleSize;

@@ -34,6 +34,47 @@ std::string Range(const ReadOp& op) {
                      op.end() - 1);
 }
 
+// Why the read need not be tried: null if it has to be. Under the mutex.
+const Error* FailedLately(const ReadOp& op, const std::vector<bool>& has) {
+  FetchFile& file = *op.file();
+  const Clock::Time now = Clock::System().Now();
+  if (file.cache == nullptr) {
+    return file.failures.Find(op.offset(), op.end(), now, op.patience());
+  }
+  for (uint64_t g = op.first_granule(); g <= op.last_granule(); ++g) {
+    if (has[g - op.first_granule()]) continue;
+    const auto it = file.granules.find(g);
+    if (it != file.granules.end() &&
+        it->second.state == Granule::State::kWriting) {
+      continue;
+    }
+    const uint64_t begin = std::max(op.offset(), g * kGranuleSize);
+    const uint64_t end = std::min(op.end(), file.GranuleEnd(g));
+    if (const Error* error =
+            file.failures.Find(begin, end, now, op.patience())) {
+      return error;
+    }
+  }
+  return nullptr;
+}
+
+// Of all that the read still lacks. Under the mutex.
+void RememberFailure(const ReadOp& op, const Error& error) {
+  FetchFile& file = *op.file();
+  const Clock::Time now = Clock::System().Now();
+  if (file.cache == nullptr) {
+    file.failures.Add(op.offset(), op.end(), now, op.patience(), error);
+    return;
+  }
+  for (uint64_t g = op.first_granule(); g <= op.last_granule();) {
+    uint64_t end = g;
+    while (end <= op.last_granule() && !op.Has(end)) ++end;
+    file.failures.Add(g * kGranuleSize, end * kGranuleSize, now, op.patience(),
+                      error);
+    g = end + 1;
+  }
+}
+
 }  // namespace
 
 ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
@@ -43,7 +84,7 @@ ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
   const bool fits = RangeFits(offset, out.size(), file->info.size);
   if (!fits) out = {};
   auto op = std::make_shared<ReadOp>(id, file, fits ? offset : 0, out,
-                                     std::move(done));
+                                     options.deadline, std::move(done));
   if (!fits) {
     op->End(MakeError(Code::kInvalid, "{}: a read past its {} bytes",
                       file->info.path, file->info.size));
@@ -77,7 +118,9 @@ ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
             if (auto self = weak.lock()) self->OnDeadline(id);
           });
     }
-    if (file->cache) {
+    if (const Error* failed = FailedLately(*op, has)) {
+      effects.failures.push_back({op, *failed});
+    } else if (file->cache) {
       Plan(op, has, effects);
     } else {
       PlanDirect(op);
@@ -275,7 +318,9 @@ void FetchCore::OnDeadline(ReadId id) {
     MutexLock lock(mutex_);
     auto it = reads_.find(id);
     if (it == reads_.end()) return;
-    effects.failures.push_back({it->second, DeadlineError(*it->second)});
+    const Error error = DeadlineError(*it->second);
+    RememberFailure(*it->second, error);
+    effects.failures.push_back({it->second, error});
   }
   Apply(std::move(effects));
 }
@@ -283,11 +328,17 @@ void FetchCore::OnDeadline(ReadId id) {
 Error FetchCore::DeadlineError(const ReadOp& op) const {
   int attempts = 0;
   const Error* last = nullptr;
+  std::string running;  // how far the attempt is that runs
   std::unordered_set<const Flight*> seen;
   auto add = [&](const Flight* flight) {
     if (flight == nullptr || !seen.insert(flight).second) return;
     attempts += flight->attempts;
     if (flight->last_error) last = &*flight->last_error;
+    if (flight->state != Flight::State::kRunning) return;
+    const int status = flight->status;
+    running = status == 0 ? "no HTTP answer yet"
+                          : fmt::format("HTTP {}, stuck after {} bytes", status,
+                                        flight->received.load());
   };
   for (const auto& flight : op.flights) {
     if (flight->state != Flight::State::kEnded) add(flight.get());
@@ -300,15 +351,21 @@ Error FetchCore::DeadlineError(const ReadOp& op) const {
     }
   }
   const bool from_cache = op.waits == 0 && op.flights.empty();
-  if (last == nullptr && last_error_ && !from_cache) last = &*last_error_;
+  std::string why = running;
+  if (last != nullptr) {
+    why = "last error: " + last->message() +
+          (running.empty() ? "" : "; then " + running);
+  } else if (running.empty() && !from_cache && last_error_) {
+    why = "not tried, since the origin failed: " + last_error_->message();
+  }
   const std::chrono::duration<double> seconds =
       Clock::System().Now() - op.started();
   return MakeError(Code::kUnavailable,
                    "{}: not there at the deadline after {:.1f} s, tier {}, {} "
-                   "attempts, last error: {}",
+                   "attempts, {}",
                    Range(op), seconds.count(),
                    from_cache ? "cache" : origin_.name(), attempts,
-                   last ? last->message() : "none");
+                   why.empty() ? "waited for its turn" : why);
 }
 
 void FetchCore::Prefetch(const std::shared_ptr<FetchFile>& file,

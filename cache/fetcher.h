@@ -46,6 +46,8 @@ struct FetcherOptions {
   size_t disk_writes = 2;
   // A cached granule that the disk did not give by then is fetched.
   std::chrono::milliseconds disk_patience{2'000};
+  // Reads of bytes that failed so short a time ago fail at once, alike.
+  std::chrono::milliseconds failure_memory{1'000};
   uint64_t seed = 0;  // of the jitter; 0: from the system
 };
 

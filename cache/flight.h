@@ -66,6 +66,9 @@ struct Flight {
   std::atomic<bool> cancelled{false};
   // When the attempt started or its last byte came; the attempt moves it.
   std::atomic<Clock::Time> last_bytes{Clock::Time()};
+  // Of the running attempt, for messages; the attempt moves them.
+  std::atomic<int> status{0};         // 0: no answer
+  std::atomic<uint64_t> received{0};  // bytes
 };
 
 // What waits for a connection: a granule, or a flight (a retry, or direct).

@@ -26,6 +26,10 @@ OriginHealth::Wait OriginHealth::Backoff(int failures) {
 }
 
 void OriginHealth::OnBytes(Clock::Time started) {
+  if (down_ && started >= paused_until_) down_ = false;
+}
+
+void OriginHealth::OnProgress(Clock::Time started) {
   if (down_ && started < paused_until_) return;
   down_ = false;
   streak_ = 0;
@@ -33,17 +37,20 @@ void OriginHealth::OnBytes(Clock::Time started) {
 }
 
 OriginHealth::Wait OriginHealth::OnFailure(Clock::Time now, int failures,
-                                           const Error& error, bool got_bytes) {
+                                           const Error& error, bool progress) {
   const Wait wait = Backoff(failures);
   if (error.retry_after().has_value()) {
     const Wait named = std::clamp<Wait>(*error.retry_after(), Wait::zero(),
                                         Wait(kMaxRetryAfter));
     down_ = true;
-    // Jitter on top: others were told the same time.
-    paused_until_ = std::max(paused_until_, now + named + Backoff(1));
+    // Jitter on top: others were told the same time. And "now" (0 s) is not
+    // believed again and again.
+    const Wait least = now >= paused_until_ ? Backoff(++rounds_) : Wait::zero();
+    paused_until_ =
+        std::max(paused_until_, now + std::max(named + Backoff(1), least));
     return std::max(wait, named);
   }
-  if (got_bytes) return wait;
+  if (progress) return wait;
   ++streak_;
   if (!down_ && streak_ < kDownAfter) return wait;
   down_ = true;

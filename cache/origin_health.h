@@ -7,6 +7,9 @@
 //   up --kDownAfter failures in a row, or Retry-After--> down
 //   down --a byte, from a fetch that started after the pause--> up
 //
+// Failures are in a row as long as no fetch made progress: an origin that gives
+// a byte and breaks goes down again at its next failure, for longer.
+//
 // Not thread-safe. Times come from the caller.
 
 #ifndef WEIGHTFS_CACHE_ORIGIN_HEALTH_H_
@@ -41,11 +44,13 @@ class OriginHealth {
 
   // A fetch that started at `started` got its first byte.
   void OnBytes(Clock::Time started);
+  // A fetch that started at `started` brought enough to be called progress.
+  void OnProgress(Clock::Time started);
   // A fetch failed with a code that is worth a retry. `failures` of this flight
-  // in a row, this one included; `got_bytes`: before it failed. Returns how
-  // long that flight has to wait.
+  // in a row, this one included; `progress`: before it failed. Returns how long
+  // that flight has to wait.
   Wait OnFailure(Clock::Time now, int failures, const Error& error,
-                 bool got_bytes);
+                 bool progress);
 
   // A random part of first * 2^(failures - 1), at most `most` ("full jitter").
   Wait Backoff(int failures);
@@ -55,7 +60,7 @@ class OriginHealth {
   const Wait most_;
   std::mt19937_64 random_;
   bool down_ = false;
-  int streak_ = 0;  // failures since the last byte from anywhere
+  int streak_ = 0;  // failures since the last progress anywhere
   int rounds_ = 0;  // pauses in a row
   Clock::Time paused_until_{};
 };

@@ -6,12 +6,14 @@
 namespace weightfs {
 
 ReadOp::ReadOp(ReadId id, std::shared_ptr<FetchFile> file, uint64_t offset,
-               std::span<std::byte> out, Object::Done done)
+               std::span<std::byte> out, Clock::Time deadline,
+               Object::Done done)
     : id_(id),
       file_(std::move(file)),
       offset_(offset),
       length_(out.size()),
       started_(Clock::System().Now()),
+      deadline_(deadline),
       out_(out.data()),
       missing_(out.size()),
       done_(std::move(done)) {

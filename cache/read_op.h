@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -28,6 +29,7 @@
 #include "cache/object.h"
 #include "cache/object_cache.h"
 #include "cache/origin.h"
+#include "cache/recent_failures.h"
 #include "formats/base/clock.h"
 #include "formats/base/mutex.h"
 #include "formats/base/result.h"
@@ -68,8 +70,11 @@ struct Granule {
 
 // A file open for reading, shared by the objects that read one CacheFile.
 struct FetchFile {
-  FetchFile(FileInfo file_info, std::shared_ptr<CacheFile> cache_file)
-      : info(std::move(file_info)), cache(std::move(cache_file)) {}
+  FetchFile(FileInfo file_info, std::shared_ptr<CacheFile> cache_file,
+            std::chrono::milliseconds failure_memory)
+      : info(std::move(file_info)),
+        cache(std::move(cache_file)),
+        failures(failure_memory) {}
 
   uint64_t GranuleEnd(uint64_t granule) const {
     return std::min((granule + 1) * kGranuleSize, info.size);
@@ -81,18 +86,24 @@ struct FetchFile {
   // tell that its look at Has() may be old.
   std::atomic<uint64_t> landed{0};
   std::map<uint64_t, Granule> granules;  // FetchCore
+  RecentFailures failures;               // FetchCore
 };
 
 class ReadOp {
  public:
   ReadOp(ReadId id, std::shared_ptr<FetchFile> file, uint64_t offset,
-         std::span<std::byte> out, Object::Done done);
+         std::span<std::byte> out, Clock::Time deadline, Object::Done done);
 
   ReadId id() const { return id_; }
   const std::shared_ptr<FetchFile>& file() const { return file_; }
   uint64_t offset() const { return offset_; }
   uint64_t end() const { return offset_ + length_; }
   Clock::Time started() const { return started_; }
+  // From its start to its deadline; max() without one.
+  Clock::Time::duration patience() const {
+    return deadline_ == Clock::Time::max() ? Clock::Time::duration::max()
+                                           : deadline_ - started_;
+  }
   // REQUIRES: the read is not empty.
   uint64_t first_granule() const { return offset_ / kGranuleSize; }
   uint64_t last_granule() const { return (end() - 1) / kGranuleSize; }
@@ -128,6 +139,7 @@ class ReadOp {
   const uint64_t offset_;
   const uint64_t length_;
   const Clock::Time started_;
+  const Clock::Time deadline_;
   std::byte* const out_;
 
   mutable Mutex mutex_;

@@ -51,4 +51,9 @@ Error&& Error::WithRetryAfter(std::chrono::milliseconds wait) && {
   return std::move(*this);
 }
 
+Error&& Error::ToldBefore() && {
+  told_before_ = true;
+  return std::move(*this);
+}
+
 }  // namespace weightfs

@@ -54,10 +54,15 @@ class [[nodiscard]] Error {
   }
   Error&& WithRetryAfter(std::chrono::milliseconds wait) &&;
 
+  // True for the echo of a failure that a log line was written for already.
+  bool told_before() const { return told_before_; }
+  Error&& ToldBefore() &&;
+
  private:
   Code code_;
   std::string message_;
   std::optional<std::chrono::milliseconds> retry_after_;
+  bool told_before_ = false;
 };
 
 }  // namespace weightfs

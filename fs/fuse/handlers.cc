@@ -88,8 +88,8 @@ class Pending {
     return result;
   }
   void Fail(const Error& error) const {
-    const bool quiet =
-        error.code() == Code::kNotFound || error.code() == Code::kCancelled;
+    const bool quiet = error.code() == Code::kNotFound ||
+                       error.code() == Code::kCancelled || error.told_before();
     LogAt(quiet ? LogLevel::kDebug : LogLevel::kError,
           "{}: {} op={} path={} node={:#x}", operation_, error.ToString(),
           operation_, state_.vfs->Describe(node_), node_);

@@ -113,6 +113,7 @@ TEST_F(FetcherRetryTest, BytesAfterTheLastChangeNothing) {
 }
 
 TEST_F(FetcherRetryTest, AFinalErrorFailsItsWaitersAtOnce) {
+  options_.failure_memory = milliseconds(0);
   Open(64 * kG);
   size_t index = 0;
   for (Code code : {Code::kDenied, Code::kNotFound, Code::kStale,
@@ -123,7 +124,9 @@ TEST_F(FetcherRetryTest, AFinalErrorFailsItsWaitersAtOnce) {
     origin_.WaitForStarts(index + 2);
     origin_.Give(index, 10);
     origin_.End(index, Error(code, "final"));
-    EXPECT_THAT(first->Wait(), AllOf(HasCode(code), HasMessage("final")));
+    EXPECT_THAT(
+        first->Wait(),
+        AllOf(HasCode(code), HasMessage(::testing::StartsWith("final, tier"))));
     EXPECT_THAT(second->Wait(), HasCode(code));
     origin_.Give(index + 1, 10);
     EXPECT_FALSE(other->ended());
@@ -329,6 +332,37 @@ TEST(OriginHealthTest, GoesDownAfterFailuresInARowAndUpWithAByte) {
   EXPECT_TRUE(health.down());
   health.OnBytes(paused);
   EXPECT_FALSE(health.down());
+}
+
+// An origin that gives a byte and breaks, over and over.
+TEST(OriginHealthTest, BytesWithoutProgressDoNotEndAStreak) {
+  OriginHealth health(milliseconds(100), milliseconds(10'000), 7);
+  Clock::Time now{std::chrono::hours(1)};
+  const Clock::Time begin = now;
+  for (int i = 0; i < 100; ++i) {
+    now = std::max(now, health.paused_until());
+    health.OnBytes(now);
+    health.OnFailure(now, 1, Unavailable(), false);
+    EXPECT_EQ(health.down(), i + 1 >= OriginHealth::kDownAfter);
+  }
+  // The pauses grew: their mean is half of 10 s in the end.
+  EXPECT_GT(now - begin, std::chrono::seconds(200));
+  health.OnProgress(health.paused_until());
+  EXPECT_FALSE(health.down());
+  health.OnFailure(now, 1, Unavailable(), false);
+  EXPECT_FALSE(health.down());
+}
+
+TEST(OriginHealthTest, ARetryAfterOfNothingIsNotBelievedForEver) {
+  OriginHealth health(milliseconds(100), milliseconds(10'000), 7);
+  Clock::Time now{std::chrono::hours(1)};
+  const Clock::Time begin = now;
+  for (int i = 0; i < 100; ++i) {
+    now = std::max(now, health.paused_until());
+    health.OnFailure(now, 1, Unavailable().WithRetryAfter(milliseconds(0)),
+                     false);
+  }
+  EXPECT_GT(now - begin, std::chrono::seconds(200));
 }
 
 TEST(OriginHealthTest, BelievesARetryAfterWithinReason) {

@@ -122,7 +122,9 @@ class VfsTest : public ::testing::Test {
   }
 
   void Start(VfsOptions options = {}) {
-    fetcher_ = Fetcher::Create(origin_, timers_, pool_, FetcherOptions{});
+    FetcherOptions fetcher_options;
+    fetcher_options.failure_memory = std::chrono::milliseconds(0);
+    fetcher_ = Fetcher::Create(origin_, timers_, pool_, fetcher_options);
     RepoOptions repo_options;
     repo_options.index_retry = std::chrono::milliseconds(0);
     auto repo = Repo::Open({&origin_, fetcher_.get(), nullptr, &indexers_},
