@@ -16,6 +16,7 @@ weightfs_build_packages=(
 )
 weightfs_test_packages=(
   binutils clang clang-format clang-tidy libclang-rt-dev llvm procps
+  spin
 )
 
 say() { printf 'weightfs: %s\n' "$*" >&2; }
