@@ -351,13 +351,13 @@ Error FetchCore::DeadlineError(const ReadOp& op) const {
     }
   }
   const bool from_cache = op.waits == 0 && op.flights.empty();
-  std::string why = running;
+  std::string why;
   if (last != nullptr) {
-    why = "last error: " + last->message() +
-          (running.empty() ? "" : "; then " + running);
-  } else if (running.empty() && !from_cache && last_error_) {
-    why = "not tried, since the origin failed: " + last_error_->message();
+    why = "last error: " + last->message();
+  } else if (last_error_ && !from_cache) {
+    why = "the origin's last error: " + last_error_->message();
   }
+  if (!running.empty()) why += (why.empty() ? "" : "; then ") + running;
   const std::chrono::duration<double> seconds =
       Clock::System().Now() - op.started();
   return MakeError(Code::kUnavailable,
