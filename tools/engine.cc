@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -99,7 +100,9 @@ Result<> Engine::OpenOrigin(const Options& options) {
   hub.revision = source.revision;
   hub.offline = options.offline;
   hub.metadata_timeout = options.metadata_timeout;
-  hub.stall_timeout = options.stall_timeout;
+  // Silence leaves a read time for another try.
+  hub.stall_timeout =
+      std::min(options.stall_timeout, options.read_timeout * 2 / 3);
   ASSIGN_OR_RETURN(origin_,
                    CreateHubOrigin(hub, *http_, *token_, store_.get()));
   return {};

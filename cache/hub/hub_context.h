@@ -20,12 +20,11 @@
 
 namespace weightfs {
 
-// Fewer bytes than these in a stall_timeout are a dead connection: a trickle
+// Fewer bytes than these in so long a time are a dead connection: a trickle
 // must not hold one for ever.
-inline uint64_t LeastBytes(const HubOptions& options) {
+inline uint64_t LeastBytes(std::chrono::milliseconds time) {
   constexpr uint64_t kPerSecond = 1024;
-  const auto seconds =
-      std::chrono::floor<std::chrono::seconds>(options.stall_timeout).count();
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(time).count();
   return std::max<uint64_t>(1, kPerSecond * static_cast<uint64_t>(seconds));
 }
 

@@ -119,7 +119,7 @@ void HubFetch::Send() {
     request.headers.emplace_back("Authorization", "Bearer " + *order_.token);
   }
   request.stall_timeout = context_->options.stall_timeout;
-  request.stall_bytes = LeastBytes(context_->options);
+  request.stall_bytes = LeastBytes(request.stall_timeout);
   http_id_ = context_->http.Start(std::move(request),
                                   std::make_shared<Hop>(shared_from_this()));
 }

@@ -275,8 +275,9 @@ Result<HttpReply> Lister::GetOnce(const Url& url, SteadyTime deadline) {
       request.headers.emplace_back("Authorization", "Bearer " + *token);
     }
     request.connect_timeout = std::min(request.connect_timeout, left);
-    request.stall_timeout = options_.stall_timeout;
-    request.stall_bytes = LeastBytes(options_);
+    // Silence leaves time for another try.
+    request.stall_timeout = std::min(options_.stall_timeout, left * 2 / 3);
+    request.stall_bytes = LeastBytes(request.stall_timeout);
     request.total_timeout = left;
     auto fetched =
         HttpFetch(context_.http, std::move(request), kMaxHubAnswerBytes);

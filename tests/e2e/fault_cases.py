@@ -29,6 +29,7 @@ class Case:
     gap: float = 0  # seconds between the first two requests that failed
     prepare: typing.Callable = None  # (hub) before the read
     timeout: int = 0
+    stall: int = 2  # seconds of silence before a connection counts as dead
     requests: int = 2  # of one attempt
 
 
@@ -96,6 +97,9 @@ def cases():
     made += always_and_twice("hang", "HTTP 206", "hang", number=1000, times=1)
     made += always_and_twice("no-answer", "no HTTP answer", "no_answer",
                              times=1)
+    # However short the deadline is, silence leaves time for another try.
+    made += [Case(f"{kind}-near-the-deadline", [fault(kind, times=1, number=9)],
+                  "right", timeout=6, stall=10) for kind in ("no_answer", "hang")]
     made += always_and_twice("resolve-no-answer", "no HTTP answer",
                              "no_answer", listener="hub",
                              contains="/resolve/", times=1)
@@ -282,7 +286,7 @@ class MountCase:
     code: int = 0
     says: str = ""
     gap: float = 0
-    requests: int = 4
+    stall: int = 2
 
 
 def at_mount(name, code, says, kind, contains="/tree/", times=1, **what):
@@ -319,6 +323,8 @@ def mount_cases():
                          page, number=302, text="http://no-such-host.invalid/")
         made += at_mount(f"{where}-silent", 5, "stalled|not done",
                          "no_answer", page)
+        made += [MountCase(f"{where}-silent-near-the-deadline", [fault(
+            "no_answer", "hub", contains=page, times=1)], stall=10)]
         made += at_mount(f"{where}-hang", 5, "stalled|not done", "hang", page,
                          number=20)
         made += at_mount(f"{where}-trickle", 5, "stalled|not done", "trickle",

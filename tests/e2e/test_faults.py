@@ -10,6 +10,7 @@ import contextlib
 import email.utils
 import errno
 import http.client
+import json
 import math
 import os
 import random
@@ -122,7 +123,7 @@ def run_case(world, case):
     hub, folder = world.hub, world.folder
     timeout = case.timeout or (SHORT if case.ends == "eio" else LONG)
     mounted = world.mount("--read-timeout", f"{timeout}s",
-                          HF_HUB_DOWNLOAD_TIMEOUT="2")
+                          HF_HUB_DOWNLOAD_TIMEOUT=str(case.stall))
     mounted.tensors()
     path = mounted.path / "repo" / case.file
     source = folder / case.file
@@ -291,19 +292,58 @@ def test_a_redirect_to_another_origin(world, make_hub):
     assert not any(r["authorization"] for r in log())
 
 
+# --- the index of the tensors ---
+
+def test_an_index_that_cannot_be_fetched_is_fetched_later(world):
+    """Listings end in time with one EIO, and heal; repo/ is there all along."""
+    broken = world.hub.fault("status", listener="cdn", number=503)
+    mounted = world.mount("--metadata-timeout", "3s", "--read-timeout", "3s")
+    start = time.monotonic()
+    with pytest.raises(OSError) as failed:
+        os.listdir(mounted.path / "tensors" / "raw")
+    assert failed.value.errno == errno.EIO
+    assert time.monotonic() - start < 3 + SLACK
+    assert sorted(os.listdir(mounted.path / "repo")) == sorted(
+        [BIG, FILE, PLAIN])
+    assert (mounted.path / "repo" / PLAIN).read_bytes() == (
+        world.folder / PLAIN).read_bytes()
+    lines = [line for line in mounted.log().splitlines()
+             if "HTTP 503" in line and FILE in line]
+    assert lines, mounted.log()
+    world.hub.control("remove_fault", id=broken)
+    assert harness.wait_until(
+        lambda: len(mounted.index()["sets"][0].get("tensors", [])) == 8, 20)
+    assert len(os.listdir(mounted.path / "tensors" / "raw")) == 8
+
+
+@pytest.mark.parametrize("times, code", [(2, 0), (10_000, 5)])
+def test_a_command_tells_what_failed(world, times, code):
+    world.hub.fault("status", listener="cdn", number=502, times=times)
+    done = harness.run(
+        "cat", REPO, "t3", "--format", "raw", "--cache-dir",
+        world.root / "cache", "--endpoint", world.hub.url, "--read-timeout",
+        "3s", "--metadata-timeout", "3s", home=world.root, check=False,
+        text=False)
+    assert done.returncode == code, done
+    if code == 0:
+        whole = (world.folder / FILE).read_bytes()
+        assert len(done.stdout) == 300_000 and done.stdout in whole
+    else:
+        assert done.stdout == b""
+        (line,) = done.stderr.decode().strip().splitlines()
+        assert FILE in line and "HTTP 502" in line, line
+
+
 # --- header bytes that lie ---
 
-@pytest.mark.parametrize("byte", [0, 3, 7, 8, 40])
+@pytest.mark.parametrize("byte", [0, 3, 7, 8])
 def test_header_bytes_that_lie(world, byte):
     """The tensors are not there, index.json says why, repo/ is what came."""
     world.hub.fault("flip_bit", listener="cdn", contains=FILE, number=byte)
     mounted = world.mount("--read-timeout", "4s", "--metadata-timeout", "4s")
     (shown,) = [s for s in mounted.index()["sets"] if s["shown"]]
-    if "error" in shown or shown.get("errors"):
-        assert FILE in str(shown), shown
-        lines = [line for line in mounted.log().splitlines()
-                 if "no tensors of a weight set" in line]
-        assert all(FILE in line for line in lines), lines
+    assert not shown.get("tensors"), shown
+    assert FILE in json.dumps(shown.get("error") or shown["problems"]), shown
     data = bytearray((world.folder / FILE).read_bytes())
     data[byte] ^= 1
     assert (mounted.path / "repo" / FILE).read_bytes() == data
@@ -332,7 +372,7 @@ def run_mount_case(world, case):
     done = harness.run(
         "ls", REPO, "--cache-dir", world.root / "cache", "--endpoint",
         endpoint, "--metadata-timeout", f"{limit}s", home=world.root,
-        check=False, HF_HUB_DOWNLOAD_TIMEOUT="2")
+        check=False, HF_HUB_DOWNLOAD_TIMEOUT=str(case.stall))
     took = time.monotonic() - start
     assert done.returncode == case.code, done
     assert took < 2 * limit + SLACK, took
