@@ -18,6 +18,9 @@ Result<> CheckFraming(const HttpResponse& response) {
     return MakeError(Code::kUnavailable, "an answer with two kinds of {}",
                      name);
   }
+  if (response.Header("Content-Length") && !ContentLength(response)) {
+    return Error(Code::kUnavailable, "an answer with a bad Content-Length");
+  }
   return CheckEncoding(response);
 }
 
@@ -106,11 +109,11 @@ Result<> CheckPartial(const HttpResponse& response, uint64_t offset,
 
 Result<> CheckWhole(const HttpResponse& response, uint64_t size) {
   RETURN_IF_ERROR(CheckFraming(response));
-  if (!response.Header("Content-Length")) return {};
+  // Without one its body has to show.
   const auto announced = ContentLength(response);
-  if (announced == size) return {};
-  return MakeError(Code::kUnavailable, "a body of {} bytes for {}",
-                   announced ? std::to_string(*announced) : "odd many", size);
+  if (!announced || *announced == size) return {};
+  return MakeError(Code::kUnavailable, "a body of {} bytes for {}", *announced,
+                   size);
 }
 
 }  // namespace weightfs

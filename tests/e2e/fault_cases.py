@@ -98,8 +98,9 @@ def cases():
     made += always_and_twice("no-answer", "no HTTP answer", "no_answer",
                              times=1)
     # However short the deadline is, silence leaves time for another try.
-    made += [Case(f"{kind}-near-the-deadline", [fault(kind, times=1, number=9)],
-                  "right", timeout=6, stall=10) for kind in ("no_answer", "hang")]
+    made += [Case(f"{kind}-near-the-deadline",
+                  [fault(kind, times=1, number=9)], "right", timeout=6,
+                  stall=10) for kind in ("no_answer", "hang")]
     made += always_and_twice("resolve-no-answer", "no HTTP answer",
                              "no_answer", listener="hub",
                              contains="/resolve/", times=1)
@@ -170,6 +171,11 @@ def cases():
                   [fault("raw", text=PARTIAL + "\r\n{body}")], "right")]
     made += always_and_twice("without-length-short", "HTTP 206", "raw",
                              text=PARTIAL + "\r\nabc")
+    for name, length in (("negative", "-5"), ("huge", "9" * 30),
+                         ("list", "5, 5"), ("empty", "")):
+        made += always_and_twice(
+            f"length-{name}", "HTTP 206|no HTTP answer", "raw",
+            text=PARTIAL + f"Content-Length: {length}\r\n\r\n{{body}}")
     made += always_and_twice("bad-chunks", "HTTP 206", "raw", text=PARTIAL +
                              "Transfer-Encoding: chunked\r\n\r\nzz\r\n{body}")
     made += always_and_twice("nonsense", "no HTTP answer", "raw",

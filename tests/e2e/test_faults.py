@@ -10,12 +10,16 @@ import contextlib
 import email.utils
 import errno
 import http.client
+import http.server
 import json
 import math
 import os
 import random
 import re
 import shutil
+import ssl
+import subprocess
+import threading
 import time
 
 import pytest
@@ -290,6 +294,53 @@ def test_a_redirect_to_another_origin(world, make_hub):
     assert harness.wait_until(
         lambda: pread(path, 4096, 1 << 20)[0] == source[1 << 20:][:4096], 20)
     assert not any(r["authorization"] for r in log())
+
+
+class Downgrade(http.server.BaseHTTPRequestHandler):
+    """An https server that sends everybody to http."""
+
+    def do_GET(self):  # pylint: disable=invalid-name
+        self.server.asked += 1
+        self.send_response(302)
+        self.send_header("Location", self.server.target + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):  # pylint: disable=arguments-differ
+        pass
+
+
+def test_https_is_not_left_for_http(world, tmp_path):
+    """Neither with a token nor without: one clear line, and no request."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days",
+         "2", "-subj", "/CN=127.0.0.1", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Downgrade)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.target, server.asked = world.hub.url, 0
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        for trusted, says in ((certificate, "from https to http"),
+                              ("/dev/null", "ertificate|SSL|CA")):
+            done = harness.run(
+                "ls", REPO, "--cache-dir", world.root / "cache", "--endpoint",
+                f"https://127.0.0.1:{server.server_port}",
+                "--metadata-timeout", "5s", home=world.root, check=False,
+                CURL_CA_BUNDLE=str(trusted))
+            assert done.returncode == 4, done
+            (line,) = done.stderr.strip().splitlines()
+            assert re.search(says, line), line
+        assert server.asked == 1 and world.hub.log() == []
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 # --- the index of the tensors ---

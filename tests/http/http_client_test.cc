@@ -182,6 +182,27 @@ TEST(HttpClientTest, ABodyIsCutAtItsContentLength) {
   EXPECT_EQ(reply->body, "abc");
 }
 
+// A server that sends more than it announced, and keeps the connection: what is
+// too much must not become the answer to the next request.
+TEST(HttpClientTest, WhatIsTooMuchIsNoAnswerToTheNextRequest) {
+  const std::string head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
+  RawServer server([&](RawConnection& connection) {
+    for (int asked = 0; !connection.ReadHead().empty(); ++asked) {
+      const bool first = connection.number() == 0 && asked == 0;
+      connection.Send(head + (first ? "abc" + head + "bad" : "yes"));
+    }
+  });
+  auto client = MakeClient();
+  auto first = HttpFetch(*client, Get(server.Url("/1")), 100);
+  ASSERT_OK(first);
+  EXPECT_EQ(first->body, "abc");
+  for (int i = 0; i < 3; ++i) {
+    auto next = HttpFetch(*client, Get(server.Url("/2")), 100);
+    ASSERT_OK(next);
+    EXPECT_EQ(next->body, "yes");
+  }
+}
+
 TEST(HttpClientTest, AResetIsAnError) {
   RawServer server([](RawConnection& connection) {
     connection.ReadHead();
