@@ -34,6 +34,8 @@ FetchCore::FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
       pool_(pool),
       options_(Sane(options)),
       reserve_(Reserve(options_.connections)),
+      looks_("wfs-look", 2, options_.disk_patience),
+      inline_reads_(options_.disk_patience),
       health_(options_.first_backoff, options_.max_backoff, options_.seed) {}
 
 std::shared_ptr<FetchFile> FetchCore::OpenFile(

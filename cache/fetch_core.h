@@ -31,7 +31,9 @@
 
 #include "cache/fetcher.h"
 #include "cache/flight.h"
+#include "cache/inline_stays.h"
 #include "cache/origin_health.h"
+#include "cache/patient_calls.h"
 #include "cache/read_op.h"
 #include "formats/base/mutex.h"
 
@@ -51,6 +53,13 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
   void Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
                 uint64_t length) EXCLUDES(mutex_);
+  // As Object's.
+  bool TryRead(const FetchFile& file, uint64_t offset,
+               std::span<std::byte> out);
+  // 0 where the cache does not answer.
+  double CachedFraction(const std::shared_ptr<FetchFile>& file);
+  // "the cache" or the origin's name: what the read waits for now.
+  std::string WaitsFor(ReadId id) const EXCLUDES(mutex_);
   void Stop() EXCLUDES(mutex_);
   FetcherStats stats() const EXCLUDES(mutex_);
 
@@ -78,6 +87,10 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void AwaitQuiet() EXCLUDES(mutex_);
 
   // fetch_reads.cc
+  // Nothing if the cache does not answer.
+  std::optional<std::vector<bool>> Look(const std::shared_ptr<FetchFile>& file,
+                                        uint64_t first, uint64_t last,
+                                        uint64_t missing);
   void Plan(const std::shared_ptr<ReadOp>& op, const std::vector<bool>& has,
             Effects& effects) REQUIRES(mutex_);
   void PlanDirect(const std::shared_ptr<ReadOp>& op) REQUIRES(mutex_);
@@ -159,6 +172,9 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::atomic<ReadId> next_read_{1};
   std::atomic<uint64_t> bytes_fetched_{0};
   std::atomic<bool> disk_error_logged_{false};
+  // Looks at the cache that may block: its `meta` is mapped.
+  PatientCalls looks_;
+  InlineStays inline_reads_;
 
   mutable Mutex mutex_;
   CondVar quiet_;  // something that Stop() waits for ended

@@ -1,5 +1,7 @@
 // FetchCore: reads, the table of granules, prefetch, deadlines.
 
+#include <algorithm>
+
 #include "cache/fetch_core.h"
 #include "cache/fetch_core_internal.h"
 #include "formats/base/checked.h"
@@ -77,6 +79,36 @@ void RememberFailure(const ReadOp& op, const Error& error) {
 
 }  // namespace
 
+// A look reads a mapped file, which blocks where a page of it is to be read
+// from a disk that hangs.
+std::optional<std::vector<bool>> FetchCore::Look(
+    const std::shared_ptr<FetchFile>& file, uint64_t first, uint64_t last,
+    uint64_t missing) {
+  auto has = std::make_shared<std::vector<bool>>();
+  const bool answered = looks_.Run([file, first, last, missing, has] {
+    *has = LookAtCache(*file, first, last, missing);
+  });
+  if (!answered) return std::nullopt;
+  return std::move(*has);
+}
+
+bool FetchCore::TryRead(const FetchFile& file, uint64_t offset,
+                        std::span<std::byte> out) {
+  if (out.empty()) return true;
+  if (!file.cache) return false;
+  const InlineStays::Stay stay(inline_reads_);
+  if (!stay.inside()) return false;
+  const auto pin = file.cache->Pin(offset, out.size());
+  return pin.has_value() && file.cache->TryRead(offset, out);
+}
+
+double FetchCore::CachedFraction(const std::shared_ptr<FetchFile>& file) {
+  auto fraction = std::make_shared<double>(0);
+  const bool answered = looks_.Run(
+      [file, fraction] { *fraction = file->cache->CachedFraction(); });
+  return answered ? *fraction : 0;
+}
+
 ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
                             uint64_t offset, std::span<std::byte> out,
                             const ReadOptions& options, Object::Done done) {
@@ -100,8 +132,13 @@ ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
     const uint64_t landed = file->landed;
     std::vector<bool> has;
     if (planned && file->cache) {
-      has = LookAtCache(*file, op->first_granule(), op->last_granule(),
-                        UINT64_MAX);
+      auto seen =
+          Look(file, op->first_granule(), op->last_granule(), UINT64_MAX);
+      if (seen) {
+        has = std::move(*seen);
+      } else {
+        has.resize(op->last_granule() - op->first_granule() + 1);
+      }
     }
     MutexLock lock(mutex_);
     if (look < kMaxLooks && landed != file->landed) continue;
@@ -310,6 +347,14 @@ void FetchCore::CancelRead(const FetchFile& file, ReadId id) {
   Apply(std::move(effects));
 }
 
+std::string FetchCore::WaitsFor(ReadId id) const {
+  MutexLock lock(mutex_);
+  const auto it = reads_.find(id);
+  if (it == reads_.end()) return "an answer to be sent";
+  const bool fetched = it->second->waits > 0 || !it->second->flights.empty();
+  return fetched ? origin_.name() : "the cache";
+}
+
 void FetchCore::OnDeadline(ReadId id) {
   const Activity activity(*this);
   if (!activity.entered()) return;
@@ -380,12 +425,14 @@ void FetchCore::Prefetch(const std::shared_ptr<FetchFile>& file,
   Effects effects;
   for (int look = 0;; ++look) {
     const uint64_t landed = file->landed;
-    const std::vector<bool> has = LookAtCache(
-        *file, first, last, options_.max_prefetch_bytes / kGranuleSize + 1);
+    const auto has =
+        Look(file, first, last, options_.max_prefetch_bytes / kGranuleSize + 1);
+    // What is fetched for later cannot be kept now.
+    if (!has) return;
     MutexLock lock(mutex_);
     if (look < kMaxLooks && landed != file->landed) continue;
     if (phase_ != Phase::kRunning) return;
-    PlanPrefetch(file, first, has);
+    PlanPrefetch(file, first, *has);
     Pump(effects);
     break;
   }

@@ -19,10 +19,7 @@ class FetchedObject final : public Object {
   const FileInfo& info() const override { return info_; }
 
   bool TryRead(uint64_t offset, std::span<std::byte> out) override {
-    if (out.empty()) return true;
-    if (!file_->cache) return false;
-    const auto pin = file_->cache->Pin(offset, out.size());
-    return pin.has_value() && file_->cache->TryRead(offset, out);
+    return core_->TryRead(*file_, offset, out);
   }
 
   ReadId StartRead(uint64_t offset, std::span<std::byte> out,
@@ -32,12 +29,14 @@ class FetchedObject final : public Object {
 
   void CancelRead(ReadId id) override { core_->CancelRead(*file_, id); }
 
+  std::string WaitsFor(ReadId id) const override { return core_->WaitsFor(id); }
+
   void Prefetch(uint64_t offset, uint64_t length) override {
     core_->Prefetch(file_, offset, length);
   }
 
   double CachedFraction() const override {
-    return file_->cache ? file_->cache->CachedFraction()
+    return file_->cache ? core_->CachedFraction(file_)
                         : fraction_without_cache_;
   }
 

@@ -32,7 +32,7 @@ Result<> ObjectSource::ReadAt(uint64_t offset, std::span<std::byte> out) {
     return MakeError(Code::kInvalid, "{}: a read past its {} bytes", name(),
                      size());
   }
-  if (out.empty() || object_->TryRead(offset, out)) return {};
+  if (out.empty()) return {};
   const Clock::Time now = Clock::System().Now();
   const bool forever = timeout_ >= Clock::Time::max() - now - kDonePatience;
   ReadOptions options;

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "cache/origin.h"
 #include "formats/base/byte_source.h"
@@ -49,6 +50,9 @@ class Object {
   // The read's `done` runs soon, with kCancelled unless it ended otherwise
   // first. Once `done` ran, unknown ids included, this does nothing.
   virtual void CancelRead(ReadId id) = 0;
+
+  // What the read waits for now, for logs: "the cache", the origin's name.
+  virtual std::string WaitsFor(ReadId id) const = 0;
 
   // Asks for bytes that nobody waits for yet. Demand goes first; failures are
   // silent.

@@ -65,6 +65,7 @@ Repo::Repo(const Parts& parts, const RepoOptions& options,
       options_(options),
       snapshot_(std::move(snapshot)),
       catalog_(Catalog::Create(*snapshot_)),
+      opens_("wfs-open", 2, options_.disk_patience),
       sets_(catalog_.sets().size()) {}
 
 std::shared_ptr<Object> Repo::FindOpenFile(uint32_t file) {
@@ -75,21 +76,38 @@ std::shared_ptr<Object> Repo::FindOpenFile(uint32_t file) {
   return it->second->second;
 }
 
+std::optional<std::shared_ptr<CacheFile>> Repo::OpenInCache(
+    const FileInfo& info) {
+  const std::string& name_space = parts_.origin->cache_namespace();
+  if (parts_.cache == nullptr || name_space.empty() || info.size == 0) {
+    return nullptr;
+  }
+  auto opened = std::make_shared<Result<std::shared_ptr<CacheFile>>>(nullptr);
+  const bool answered = opens_.Run(
+      [cache = parts_.cache, name_space, id = info.id, size = info.size,
+       opened] { *opened = cache->OpenObject(name_space, id, size); });
+  if (!answered) {
+    if (!slow_cache_logged_.exchange(true)) {
+      LogWarning(
+          "the cache does not answer, so files are read without it until it "
+          "does folder={} file={}",
+          parts_.cache->folder(), info.path);
+    }
+    return std::nullopt;
+  }
+  slow_cache_logged_ = false;
+  if (opened->has_value()) return std::move(**opened);
+  LogWarning("not kept in the cache: {} file={}", opened->error().ToString(),
+             info.path);
+  return nullptr;
+}
+
 std::shared_ptr<Object> Repo::OpenFile(uint32_t file) {
   if (auto open = FindOpenFile(file)) return open;
   const FileInfo& info = snapshot_->files[file];
-  const std::string& name_space = parts_.origin->cache_namespace();
-  std::shared_ptr<CacheFile> in_cache;
-  if (parts_.cache != nullptr && !name_space.empty() && info.size > 0) {
-    auto opened = parts_.cache->OpenObject(name_space, info.id, info.size);
-    if (opened.has_value()) {
-      in_cache = std::move(*opened);
-    } else {
-      LogWarning("not kept in the cache: {} file={}", opened.error().ToString(),
-                 info.path);
-    }
-  }
-  auto object = parts_.fetcher->OpenObject(info, std::move(in_cache));
+  auto in_cache = OpenInCache(info);
+  if (!in_cache) return parts_.fetcher->OpenObject(info, nullptr);
+  auto object = parts_.fetcher->OpenObject(info, std::move(*in_cache));
 
   std::shared_ptr<Object> dropped;  // closed without the lock
   MutexLock lock(mutex_);

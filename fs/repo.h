@@ -14,11 +14,13 @@
 #ifndef WEIGHTFS_FS_REPO_H_
 #define WEIGHTFS_FS_REPO_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -27,6 +29,7 @@
 #include "cache/object.h"
 #include "cache/object_cache.h"
 #include "cache/origin.h"
+#include "cache/patient_calls.h"
 #include "formats/base/mutex.h"
 #include "formats/base/worker_pool.h"
 #include "formats/tensor_index.h"
@@ -57,6 +60,8 @@ struct IndexedSet {
 struct RepoOptions {
   std::chrono::milliseconds metadata_timeout{30'000};  // header reads, at least
   std::chrono::milliseconds index_retry{5'000};  // pause after a failed load
+  // How long the cache may take to open a file.
+  std::chrono::milliseconds disk_patience{2'000};
 };
 
 class Repo {
@@ -79,7 +84,9 @@ class Repo {
   const Origin& origin() const { return *parts_.origin; }
 
   // The file, opened at its first use and kept open while recently used. Does
-  // disk I/O unless it is open. REQUIRES: file < snapshot().files.size().
+  // disk I/O unless it is open; where the cache does not answer in time, the
+  // object is without it, for this once. Not for FUSE threads. REQUIRES: file <
+  // snapshot().files.size().
   std::shared_ptr<Object> OpenFile(uint32_t file) EXCLUDES(mutex_);
   // As OpenFile, but null if it is not open.
   std::shared_ptr<Object> FindOpenFile(uint32_t file) EXCLUDES(mutex_);
@@ -112,6 +119,8 @@ class Repo {
   Repo(const Parts& parts, const RepoOptions& options,
        std::shared_ptr<const Snapshot> snapshot);
   void Load(uint32_t set) EXCLUDES(mutex_);
+  // Nothing if the cache did not answer in time; null: do without it.
+  std::optional<std::shared_ptr<CacheFile>> OpenInCache(const FileInfo& info);
   Indexed Build(uint32_t set);
   Result<std::vector<uint32_t>> SetFiles(
       const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,
@@ -121,6 +130,8 @@ class Repo {
   const RepoOptions options_;
   const std::shared_ptr<const Snapshot> snapshot_;
   const Catalog catalog_;
+  PatientCalls opens_;
+  std::atomic<bool> slow_cache_logged_{false};
 
   Mutex mutex_;
   std::vector<SetState> sets_ GUARDED_BY(mutex_);

@@ -33,6 +33,15 @@ class FakeCacheFile final : public CacheFile {
     MutexLock lock(mutex_);
     on_put_ = std::move(fault);
   }
+  // Called before each Has; before each Pin.
+  void OnLook(std::function<void()> call) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_look_ = std::move(call);
+  }
+  void OnPin(std::function<void()> call) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_pin_ = std::move(call);
+  }
   // The next Read that touches `granule` finds it bad.
   void Spoil(uint64_t granule) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
@@ -49,6 +58,12 @@ class FakeCacheFile final : public CacheFile {
 
   uint64_t size() const override { return size_; }
   bool Has(uint64_t granule) const override EXCLUDES(mutex_) {
+    std::function<void()> look;
+    {
+      MutexLock lock(mutex_);
+      look = on_look_;
+    }
+    if (look) look();
     MutexLock lock(mutex_);
     return granules_.contains(granule);
   }
@@ -59,7 +74,14 @@ class FakeCacheFile final : public CacheFile {
     return size_ == 0 ? 1.0
                       : static_cast<double>(bytes) / static_cast<double>(size_);
   }
-  Result<SlabPin> Pin(uint64_t /*offset*/, uint64_t /*length*/) override {
+  Result<SlabPin> Pin(uint64_t /*offset*/, uint64_t /*length*/) override
+      EXCLUDES(mutex_) {
+    std::function<void()> pin;
+    {
+      MutexLock lock(mutex_);
+      pin = on_pin_;
+    }
+    if (pin) pin();
     return SlabPin();
   }
   Result<> Read(uint64_t offset, std::span<std::byte> out) override
@@ -122,6 +144,8 @@ class FakeCacheFile final : public CacheFile {
   std::set<uint64_t> spoiled_ GUARDED_BY(mutex_);
   Fault on_read_ GUARDED_BY(mutex_);
   Fault on_put_ GUARDED_BY(mutex_);
+  std::function<void()> on_look_ GUARDED_BY(mutex_);
+  std::function<void()> on_pin_ GUARDED_BY(mutex_);
   bool try_read_ GUARDED_BY(mutex_) = false;
   size_t reads_ GUARDED_BY(mutex_) = 0;
 };

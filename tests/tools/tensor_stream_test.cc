@@ -46,6 +46,7 @@ class ManualObject final : public Object {
     }
   }
   void Prefetch(uint64_t, uint64_t) override {}
+  std::string WaitsFor(ReadId) const override { return "a hand"; }
   double CachedFraction() const override { return 0; }
 
   void AnswerNewestFirst() {
