@@ -127,7 +127,10 @@ std::string RenderStatusJson(const Repo& repo, const StatusReport& report) {
                      {"cache",
                       {{"write_failures", report.cache.write_failures},
                        {"bad_granules", report.cache.bad_granules}}},
-                     {"parked", report.parked}};
+                     {"requests",
+                      {{"waiting", report.requests.waiting},
+                       {"oldest_seconds", report.requests.oldest_seconds},
+                       {"late", report.requests.late}}}};
   return Dump(json, 2);
 }
 

@@ -41,7 +41,7 @@ struct StatusReport {
   FuseSettings fuse;
   FetcherStats fetcher;
   ObjectCache::Stats cache;
-  size_t parked = 0;
+  RequestTotals requests;  // the one that asks is one of them
 };
 // The report, and from `repo`: repo, revision, commit, origin, files, bytes.
 std::string RenderStatusJson(const Repo& repo, const StatusReport& report);

@@ -1,8 +1,9 @@
-// What the kernel granted a mount, for the log and for status.
+// What the kernel granted a mount and asks of it, for the log and for status.
 
 #ifndef WEIGHTFS_FS_FUSE_SETTINGS_H_
 #define WEIGHTFS_FS_FUSE_SETTINGS_H_
 
+#include <chrono>
 #include <cstdint>
 
 namespace weightfs {
@@ -11,6 +12,22 @@ struct FuseSettings {
   uint32_t max_read = 0;        // bytes of a request
   uint32_t max_background = 0;  // requests in flight
   uint32_t read_ahead_kb = 0;   // 0: unknown
+};
+
+struct RequestTimes {
+  // From its start; the watchdog answers so much later than the Vfs should.
+  std::chrono::milliseconds read{300'000};
+  std::chrono::milliseconds metadata{30'000};
+  std::chrono::milliseconds grace{3'000};
+  // How long a read of resident memory may take.
+  std::chrono::milliseconds resident{2'000};
+};
+
+// What the kernel waits for now.
+struct RequestTotals {
+  uint64_t waiting = 0;
+  double oldest_seconds = 0;
+  uint64_t late = 0;  // ever given up by the watchdog
 };
 
 }  // namespace weightfs

@@ -3,12 +3,14 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/result.h"
+
 namespace weightfs {
 
 OpId ParkedOps::Reserve() {
   MutexLock lock(mutex_);
   const OpId op = next_++;
-  reserved_.emplace(op, false);
+  reserved_.emplace(op, Reserved{false, std::chrono::steady_clock::now()});
   return op;
 }
 
@@ -17,25 +19,33 @@ void ParkedOps::Release(OpId op) {
   reserved_.erase(op);
 }
 
-bool ParkedOps::Park(OpId op, TimerQueue::Time deadline,
-                     std::function<void(Error)> fail,
-                     std::function<void()> abort) {
+TimerQueue::Time ParkedOps::Started(OpId op) const {
+  MutexLock lock(mutex_);
+  const auto it = reserved_.find(op);
+  return it != reserved_.end() ? it->second.started
+                               : std::chrono::steady_clock::now();
+}
+
+bool ParkedOps::Park(OpId op, TimerQueue::Time deadline, Waiter waiter) {
   bool refused = false;
   {
     MutexLock lock(mutex_);
     auto reserved = reserved_.find(op);
-    refused = stopped_ || reserved == reserved_.end() || reserved->second;
-    if (reserved != reserved_.end()) reserved_.erase(reserved);
+    refused =
+        stopped_ || reserved == reserved_.end() || reserved->second.interrupted;
+    Op parked;
+    if (reserved != reserved_.end()) {
+      parked.started = reserved->second.started;
+      reserved_.erase(reserved);
+    }
     if (!refused) {
-      Op parked{std::move(fail), std::move(abort), {}};
-      parked.timer = timers_.At(deadline, [this, op] {
-        Fail(op, Error(Code::kUnavailable, "not answered by its deadline"));
-      });
+      parked.waiter = std::move(waiter);
+      parked.timer = timers_.At(deadline, [this, op] { OnDeadline(op); });
       parked_.emplace(op, std::move(parked));
       return true;
     }
   }
-  fail(Error(Code::kCancelled, "interrupted"));
+  waiter.fail(Error(Code::kCancelled, "interrupted"));
   return false;
 }
 
@@ -51,7 +61,7 @@ bool ParkedOps::TakeOut(OpId op, bool reserve) {
     if (it == parked_.end()) return false;
     taken = std::move(it->second);
     parked_.erase(it);
-    if (reserve) reserved_.emplace(op, false);
+    if (reserve) reserved_.emplace(op, Reserved{false, taken.started});
   }
   timers_.Cancel(taken.timer);
   return true;
@@ -67,8 +77,25 @@ void ParkedOps::Fail(OpId op, Error error) {
     parked_.erase(it);
   }
   timers_.Cancel(taken.timer);
-  taken.fail(std::move(error));
-  if (taken.abort) taken.abort();
+  taken.waiter.fail(std::move(error));
+  if (taken.waiter.abort) taken.waiter.abort();
+}
+
+void ParkedOps::OnDeadline(OpId op) {
+  const std::string where = WaitsFor(op);
+  Fail(op, MakeError(Code::kUnavailable,
+                     "not answered by its deadline, waits for {}", where));
+}
+
+std::string ParkedOps::WaitsFor(OpId op) const {
+  std::function<std::string()> where;  // called without the lock
+  {
+    MutexLock lock(mutex_);
+    const auto it = parked_.find(op);
+    if (it == parked_.end()) return "its handler";
+    where = it->second.waiter.where;
+  }
+  return where ? where() : "?";
 }
 
 void ParkedOps::Interrupt(OpId op) {
@@ -76,7 +103,7 @@ void ParkedOps::Interrupt(OpId op) {
     MutexLock lock(mutex_);
     auto reserved = reserved_.find(op);
     if (reserved != reserved_.end()) {
-      reserved->second = true;
+      reserved->second.interrupted = true;
       return;
     }
   }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <unordered_map>
 
 #include "formats/base/error.h"
@@ -29,12 +30,20 @@ class ParkedOps {
   OpId Reserve() EXCLUDES(mutex_);
   // The op was answered without parking.
   void Release(OpId op) EXCLUDES(mutex_);
+  // When it was reserved first: deadlines count from there. REQUIRES: reserved.
+  TimerQueue::Time Started(OpId op) const EXCLUDES(mutex_);
 
-  // Parks a reserved op. `fail` answers it with an error, `abort` then ends the
-  // work behind it (may be empty). If it was interrupted before, or after
-  // Shutdown(), it fails inline and false is returned.
-  bool Park(OpId op, TimerQueue::Time deadline, std::function<void(Error)> fail,
-            std::function<void()> abort) EXCLUDES(mutex_);
+  // What a parked op waits for, and how it ends otherwise. `where` says what it
+  // waits for, for logs; `fail` answers it with an error; `abort` then ends the
+  // work behind it (may be empty).
+  struct Waiter {
+    std::function<std::string()> where;
+    std::function<void(Error)> fail;
+    std::function<void()> abort;
+  };
+  // Parks a reserved op. If it was interrupted before, or after Shutdown(), it
+  // fails inline and false is returned.
+  bool Park(OpId op, TimerQueue::Time deadline, Waiter waiter) EXCLUDES(mutex_);
 
   // True once, for the one caller that may answer the op.
   bool Take(OpId op) EXCLUDES(mutex_);
@@ -45,23 +54,30 @@ class ParkedOps {
   void Interrupt(OpId op) EXCLUDES(mutex_);
   void Shutdown() EXCLUDES(mutex_);
   size_t size() EXCLUDES(mutex_);
+  // What the op waits for, for logs.
+  std::string WaitsFor(OpId op) const EXCLUDES(mutex_);
 
  private:
+  struct Reserved {
+    bool interrupted = false;
+    TimerQueue::Time started{};
+  };
   struct Op {
-    std::function<void(Error)> fail;
-    std::function<void()> abort;
+    Waiter waiter;
+    TimerQueue::Time started{};
     TimerQueue::Id timer;
   };
 
   // Takes and fails the op.
   void Fail(OpId op, Error error) EXCLUDES(mutex_);
+  void OnDeadline(OpId op) EXCLUDES(mutex_);
   bool TakeOut(OpId op, bool reserve) EXCLUDES(mutex_);
 
   TimerQueue& timers_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   OpId next_ GUARDED_BY(mutex_) = 1;
   bool stopped_ GUARDED_BY(mutex_) = false;
-  std::unordered_map<OpId, bool> reserved_ GUARDED_BY(mutex_);  // interrupted?
+  std::unordered_map<OpId, Reserved> reserved_ GUARDED_BY(mutex_);
   std::unordered_map<OpId, Op> parked_ GUARDED_BY(mutex_);
 };
 

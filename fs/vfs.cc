@@ -125,11 +125,13 @@ void Vfs::Impl::RenderMeta(OpId op, MetaFile file,
     waiting->indexes.resize(repo_.catalog().sets().size());
   }
   const bool parked = parked_.Park(
-      op, Clock::System().Now() + options_.metadata_timeout,
-      [waiting](Error error) {
-        waiting->done(std::move(error).AddContext("the sets' indexes"));
-      },
-      nullptr);
+      op, parked_.Started(op) + options_.metadata_timeout,
+      {.where = [] { return std::string("the sets' indexes"); },
+       .fail =
+           [waiting](Error error) {
+             waiting->done(std::move(error).AddContext("the sets' indexes"));
+           },
+       .abort = nullptr});
   if (!parked) return;
   const auto count_down = [this, op, waiting] {
     if (--waiting->left != 0 || !parked_.Take(op)) return;

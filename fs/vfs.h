@@ -73,11 +73,16 @@ class Vfs {
   // The call ends with kCancelled unless it ended otherwise. Unknown ids are
   // ignored.
   void Interrupt(OpId op) { parked_.Interrupt(op); }
+  // Instead of a call.
+  void DropOp(OpId op) { parked_.Release(op); }
+  // What the call of an op waits for, for logs.
+  std::string WaitsFor(OpId op) const { return parked_.WaitsFor(op); }
   // Ends every parked call with kCancelled, and every later one that would
   // park.
   void Shutdown() { parked_.Shutdown(); }
 
-  // Each call takes an op of NewOp(), which it uses up. A known-absent name is
+  // Each call takes an op of NewOp(), which it uses up, and from which on its
+  // time counts. A known-absent name is
   // an attr with node 0 and its `valid` time.
   void Lookup(OpId op, uint64_t parent, std::string_view name,
               Done<NodeAttr> done);

@@ -134,13 +134,15 @@ void Vfs::Impl::WithIndex(OpId op, const NodeId& id, Done<T> done, Use<T> use) {
   }
   auto shared = std::make_shared<Done<T>>(std::move(done));
   const std::string& path = repo_.catalog().sets()[*set].path;
-  const auto deadline = Clock::System().Now() + options_.metadata_timeout;
+  const auto deadline = parked_.Started(op) + options_.metadata_timeout;
   const bool parked = parked_.Park(
       op, deadline,
-      [shared, path](Error error) {
-        (*shared)(std::move(error).AddContext("the index of " + path));
-      },
-      nullptr);
+      {.where = [path] { return "the index of " + path; },
+       .fail =
+           [shared, path](Error error) {
+             (*shared)(std::move(error).AddContext("the index of " + path));
+           },
+       .abort = nullptr});
   if (!parked) return;
   repo_.WhenIndexed(*set,
                     [this, op, id, shared, use](const Repo::Indexed& indexed) {
@@ -157,10 +159,12 @@ void Vfs::Impl::WithIndex(OpId op, const NodeId& id, Done<T> done, Use<T> use) {
 template <class T>
 void Vfs::Impl::OnPool(OpId op, Done<T> done, std::function<Result<T>()> work) {
   auto shared = std::make_shared<Done<T>>(std::move(done));
-  const auto deadline = Clock::System().Now() + options_.metadata_timeout;
+  const auto deadline = parked_.Started(op) + options_.metadata_timeout;
   const bool parked = parked_.Park(
-      op, deadline, [shared](Error error) { (*shared)(std::move(error)); },
-      nullptr);
+      op, deadline,
+      {.where = [] { return std::string("a thread that may use the disk"); },
+       .fail = [shared](Error error) { (*shared)(std::move(error)); },
+       .abort = nullptr});
   if (!parked) return;
   // After the pool stopped nothing parks any more: Shutdown() came before.
   pool_.Submit([this, op, shared, work = std::move(work)] {

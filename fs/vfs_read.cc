@@ -28,6 +28,20 @@ struct ParkedRead {
   bool aborted GUARDED_BY(mutex) = false;
   std::optional<Error> error GUARDED_BY(mutex);
 
+  std::string WaitsFor() EXCLUDES(mutex) {
+    std::vector<std::pair<std::shared_ptr<Object>, ReadId>> reads;
+    {
+      MutexLock lock(mutex);
+      reads = started;
+    }
+    if (reads.empty()) return "a thread that may use the disk";
+    std::string all;
+    for (const auto& [object, id] : reads) {
+      all += (all.empty() ? "" : ", ") + object->WaitsFor(id);
+    }
+    return all;
+  }
+
   void Abort() EXCLUDES(mutex) {
     std::vector<std::pair<std::shared_ptr<Object>, ReadId>> reads;
     {
@@ -96,7 +110,9 @@ void Vfs::Impl::ReadAhead(const Reading& reading) {
       first.file, size, {first.offset, first.dest.size()}, reading.extent);
   if (ahead.length == 0) return;
   if (auto object = repo_.FindOpenFile(first.file)) {
-    object->Prefetch(ahead.offset, ahead.length);
+    // Looks at the cache: not for a FUSE thread.
+    pool_.Submit(
+        [object, ahead] { object->Prefetch(ahead.offset, ahead.length); });
   }
 }
 
@@ -200,11 +216,12 @@ void Vfs::Read(OpId op, uint64_t node, uint64_t offset, size_t size,
         read->reading = std::move(*reading);
         read->done = reply;
         const auto deadline =
-            Clock::System().Now() + impl_->options_.read_timeout;
+            parked_.Started(parked) + impl_->options_.read_timeout;
         const bool parks = parked_.Park(
             parked, deadline + kDeadlineSlack,
-            [read](Error error) { read->done(std::move(error)); },
-            [read] { read->Abort(); });
+            {.where = [read] { return read->WaitsFor(); },
+             .fail = [read](Error error) { read->done(std::move(error)); },
+             .abort = [read] { read->Abort(); }});
         if (!parks) return;
         impl_->pool_.Submit([this, parked, read, deadline] {
           StartParts(*impl_, parked, read, deadline);

@@ -1,12 +1,14 @@
 #include "tools/log_sink.h"
 
 #include <fcntl.h>
+#include <spdlog/details/log_msg_buffer.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
@@ -15,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "cache/patient_calls.h"
 #include "formats/base/mutex.h"
 #include "formats/base/unique_fd.h"
 
@@ -88,15 +91,41 @@ struct Tee {
   std::function<void(std::string_view)> function GUARDED_BY(mutex);
 };
 
+// Where lines go: to the file, by a thread of its own, since its disk may stop
+// answering. Who logs waits for the line to be written, but not for long.
+struct Output {
+  explicit Output(std::shared_ptr<FileSink> written)
+      : sink(std::move(written)) {}
+  void Write(spdlog::level::level_enum level, std::string_view line) {
+    // Here: the time and the thread are the caller's.
+    const spdlog::details::log_msg message(
+        "weightfs", level, spdlog::string_view_t(line.data(), line.size()));
+    const bool written = writer.Run(
+        [out = sink, buffer = spdlog::details::log_msg_buffer(message)] {
+          out->log(buffer);
+        });
+    if (!written) {
+      lost.fetch_add(1);
+    } else if (const uint64_t count = lost.exchange(0); count > 0) {
+      Write(spdlog::level::warn,
+            fmt::format("the log did not take {} lines in time", count));
+    }
+  }
+
+  const std::shared_ptr<FileSink> sink;
+  std::atomic<uint64_t> lost{0};
+  PatientCalls writer{"wfs-log", 1, std::chrono::milliseconds(200)};
+};
+
 // The facade's sink is a plain function, so what it writes to is global. Never
 // destroyed: threads may log until the process ends.
 Tee& GlobalTee() {
   static Tee& tee = *new Tee;
   return tee;
 }
-std::shared_ptr<spdlog::logger>& GlobalLogger() {
-  static auto& logger = *new std::shared_ptr<spdlog::logger>;
-  return logger;
+std::shared_ptr<Output>& GlobalOutput() {
+  static auto& output = *new std::shared_ptr<Output>;
+  return output;
 }
 
 spdlog::level::level_enum SpdlogLevel(LogLevel level) {
@@ -114,8 +143,7 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
 }
 
 void WriteLine(LogLevel level, std::string_view line) {
-  GlobalLogger()->log(SpdlogLevel(level),
-                      spdlog::string_view_t(line.data(), line.size()));
+  GlobalOutput()->Write(SpdlogLevel(level), line);
   if (level < LogLevel::kWarning) return;
   std::function<void(std::string_view)> tee;
   {
@@ -170,13 +198,9 @@ Result<> InstallLog(const LogConfig& config) {
   }
   auto sink = std::make_shared<FileSink>(config.file, std::move(fd),
                                          config.redirects_stdio);
-  auto logger = std::make_shared<spdlog::logger>("weightfs", std::move(sink));
-  logger->set_level(spdlog::level::trace);  // the facade filters
-  logger->set_pattern(config.for_terminal
-                          ? "weightfs: %l: %v"
-                          : "%Y-%m-%d %H:%M:%S.%e%z %l [%t] %v");
-  logger->flush_on(spdlog::level::warn);
-  GlobalLogger() = std::move(logger);
+  sink->set_pattern(config.for_terminal ? "weightfs: %l: %v"
+                                        : "%Y-%m-%d %H:%M:%S.%e%z %l [%t] %v");
+  GlobalOutput() = std::make_shared<Output>(std::move(sink));
   SetLogSink(&WriteLine, config.least);
   return {};
 }

@@ -1,6 +1,8 @@
+#include <pthread.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +11,7 @@
 #include "formats/base/log.h"
 #include "formats/base/mutex.h"
 #include "formats/base/unique_fd.h"
+#include "formats/base/worker_pool.h"
 #include "fs/describe.h"
 #include "fs/fuse/session.h"
 #include "fs/vfs.h"
@@ -27,7 +30,24 @@ namespace {
 
 // From the signal, or an unmount from outside, to the end of the process; 5 s
 // are promised.
-constexpr std::chrono::milliseconds kShutdownLimit{4'500};
+constexpr std::chrono::milliseconds kShutdownLimit{3'500};
+
+// The session, for the watchdog's thread.
+class LiveSession {
+ public:
+  void Set(FuseSession* session) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    session_ = session;
+  }
+  void GiveUp() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (session_ != nullptr) session_->GiveUp();
+  }
+
+ private:
+  Mutex mutex_;
+  FuseSession* session_ GUARDED_BY(mutex_) = nullptr;
+};
 
 int64_t UnixSeconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -58,15 +78,23 @@ class MountStatus {
     report_.fuse = settings;
   }
 
-  std::string Render(Vfs& vfs) EXCLUDES(mutex_) {
+  // `session` must outlive what asks for the status.
+  void SetSession(FuseSession& session) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    session_ = &session;
+  }
+
+  std::string Render() EXCLUDES(mutex_) {
     StatusReport report;
+    FuseSession* session = nullptr;
     {
       MutexLock lock(mutex_);
       report = report_;
+      session = session_;
     }
     report.fetcher = engine_.fetcher().stats();
     if (engine_.cache() != nullptr) report.cache = engine_.cache()->stats();
-    report.parked = vfs.parked();
+    if (session != nullptr) report.requests = session->requests();
     return RenderStatusJson(engine_.repo(), report);
   }
 
@@ -91,6 +119,7 @@ class MountStatus {
   Engine& engine_;
   Mutex mutex_;
   StatusReport report_ GUARDED_BY(mutex_);
+  FuseSession* session_ GUARDED_BY(mutex_) = nullptr;
 };
 
 // The mount's file in the registry, as long as it serves.
@@ -134,7 +163,7 @@ std::string ReadyLine(const MountPlan& plan, const Snapshot& snapshot) {
 }
 
 Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
-                             ShutdownWatchdog& watchdog) {
+                             ShutdownWatchdog& watchdog, LiveSession& live) {
   const Options& options = plan.options;
   ASSIGN_OR_RETURN(const auto engine, Engine::Open(options));
   const Snapshot& snapshot = engine->repo().snapshot();
@@ -148,12 +177,19 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   Vfs vfs(engine->repo(), engine->pool(), engine->timers(),
           {.read_timeout = options.read_timeout,
            .metadata_timeout = options.metadata_timeout});
-  vfs.SetStatus([&] { return status.Render(vfs); });
+  vfs.SetStatus([&] { return status.Render(); });
   FuseOptions fuse;
   fuse.mountpoint = plan.mountpoint;
   fuse.allow_other = options.allow_other;
   fuse.read_ahead_kb = options.read_ahead_kb;
+  fuse.disconnected = [&] { watchdog.Arm(); };
+  fuse.times.read = options.read_timeout;
+  fuse.times.metadata = options.metadata_timeout;
   ASSIGN_OR_RETURN(const auto session, FuseSession::Mount(vfs, fuse));
+  status.SetSession(*session);
+  live.Set(session.get());
+  const auto forget = std::unique_ptr<LiveSession, void (*)(LiveSession*)>(
+      &live, [](LiveSession* gone) { gone->Set(nullptr); });
   Result<> served;
   {
     const Registration registration(options.run_dir, status.Record());
@@ -176,10 +212,11 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   return served;
 }
 
-[[noreturn]] void EndHard(const std::string& mountpoint) {
-  LogError("shutting down takes too long; ending at once");
+[[noreturn]] void EndHard(const std::string& mountpoint, LiveSession& live) {
+  live.GiveUp();
   // In case it is still mounted: a dead mount would be left.
   (void)Unmount(mountpoint, UnmountMode::kLazy);
+  LogError("shutting down takes too long; ending at once");
   ::_exit(kExitFailure);
 }
 
@@ -203,10 +240,28 @@ int Serve(const MountPlan& plan, Reporter& reporter) {
           ::getpid());
   SetLogTee([&](std::string_view line) { reporter.Warn(line); });
   for (const std::string& note : plan.notes) LogWarning("{}", note);
-  ShutdownWatchdog watchdog(kShutdownLimit, [&] { EndHard(plan.mountpoint); });
-  const auto served = ServeUntilUnmounted(plan, reporter, watchdog);
+  LiveSession live;
+  ShutdownWatchdog watchdog(kShutdownLimit,
+                            [&] { EndHard(plan.mountpoint, live); });
+  const auto served = ServeUntilUnmounted(plan, reporter, watchdog, live);
   SetLogTee(nullptr);
   return served.has_value() ? static_cast<int>(kExitOk) : fail(served.error());
+}
+
+// Serves on a thread of its own, which gets the signals. The main thread does
+// nothing: a thread that is stuck in a call that the kernel cannot end outlives
+// the process's end, and if it were the main one, so would the process.
+int ServeAside(const MountPlan& plan, Reporter& reporter) {
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  int code = kExitFailure;
+  StartThread("wfs-main", [&] {
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    code = Serve(plan, reporter);
+  }).join();
+  return code;
 }
 
 }  // namespace
@@ -214,7 +269,9 @@ int Serve(const MountPlan& plan, Reporter& reporter) {
 int RunMount(const Options& options) {
   const auto plan = PlanMount(options);
   if (!plan.has_value()) return ReportError(plan.error());
-  const Body body = [&](Reporter& reporter) { return Serve(*plan, reporter); };
+  const Body body = [&](Reporter& reporter) {
+    return ServeAside(*plan, reporter);
+  };
   if (options.foreground) return RunInForeground(body);
   auto log = OpenLogFile(plan->log_file);
   if (!log.has_value()) return ReportError(log.error());

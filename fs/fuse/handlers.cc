@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,25 +16,6 @@
 #include "fs/fuse/errno.h"
 
 namespace weightfs {
-
-void FuseState::Begin() {
-  MutexLock lock(mutex);
-  ++unanswered;
-}
-
-void FuseState::End() {
-  MutexLock lock(mutex);
-  if (--unanswered == 0) changed.NotifyAll();
-}
-
-bool FuseState::WaitIdle(std::chrono::milliseconds limit) {
-  const auto deadline = std::chrono::steady_clock::now() + limit;
-  MutexLock lock(mutex);
-  while (unanswered != 0) {
-    if (!changed.WaitUntil(mutex, deadline)) return unanswered == 0;
-  }
-  return true;
-}
 
 namespace {
 
@@ -64,44 +46,53 @@ void OnInterrupt(fuse_req_t req, void* data) {
       reinterpret_cast<uintptr_t>(data)));  // an id, not a pointer
 }
 
-// A request that the Vfs works on. Reply exactly once; then it is gone.
+// A request that the Vfs works on. What replies first is sent; the others, late
+// after the watchdog, are dropped.
 class Pending {
  public:
   Pending(fuse_req_t req, const char* operation, fuse_ino_t node)
-      : state_(StateOf(req)), req_(req), operation_(operation), node_(node) {
-    state_.Begin();
+      : Pending(StateOf(req),
+                {.req = req, .operation = operation, .node = node}) {}
+  Pending(FuseState& state, const Requests::Request& request)
+      : Pending(state, request, state.requests.Add(request, OnInterrupt)) {}
+  // One that was added before.
+  Pending(FuseState& state, const Requests::Request& request,
+          std::pair<RequestId, OpId> ids)
+      : state_(state), id_(ids.first), request_(request) {
+    request_.op = ids.second;
   }
-  OpId Start() {
-    const OpId op = state_.vfs->NewOp();
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): an id, not a pointer
-    fuse_req_interrupt_func(req_, OnInterrupt, reinterpret_cast<void*>(op));
-    return op;
-  }
+  OpId op() const { return request_.op; }
+  RequestId id() const { return id_; }
   FuseState& state() const { return state_; }
-  fuse_req_t req() const { return req_; }
+  const Requests::Request& request() const { return request_; }
 
-  // Replies by `reply(req)`; returns what it returned.
+  // Replies by `reply(req)`; returns what it returned, or -ENOENT if the
+  // request is answered already.
   template <class F>
   int Reply(F reply) const {
-    const int result = reply(req_);
-    state_.End();
+    const fuse_req_t req = state_.requests.Take(id_);
+    if (req == nullptr) return -ENOENT;
+    const int result = reply(req);
+    state_.requests.Answered();
     return result;
   }
   void Fail(const Error& error) const {
-    const bool quiet = error.code() == Code::kNotFound ||
-                       error.code() == Code::kCancelled || error.told_before();
-    LogAt(quiet ? LogLevel::kDebug : LogLevel::kError,
-          "{}: {} op={} path={} node={:#x}", operation_, error.ToString(),
-          operation_, state_.vfs->Describe(node_), node_);
-    const int code = ToErrno(error.code());
-    Reply([code](fuse_req_t req) { return fuse_reply_err(req, code); });
+    Reply([&](fuse_req_t req) {
+      const bool quiet = error.code() == Code::kNotFound ||
+                         error.code() == Code::kCancelled ||
+                         error.told_before();
+      LogAt(quiet ? LogLevel::kDebug : LogLevel::kError,
+            "{}: {} op={} path={} node={:#x}", request_.operation,
+            error.ToString(), request_.operation,
+            state_.vfs->Describe(request_.node), request_.node);
+      return fuse_reply_err(req, ToErrno(error.code()));
+    });
   }
 
  private:
   FuseState& state_;
-  fuse_req_t req_;
-  const char* operation_;
-  fuse_ino_t node_;
+  const RequestId id_;
+  Requests::Request request_;  // its `req` is not to be used
 };
 
 struct stat StatOf(const FuseState& state, const NodeAttr& attr) {
@@ -147,9 +138,8 @@ void OnInit(void* userdata, fuse_conn_info* conn) {
 
 void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   Pending pending(req, "lookup", parent);
-  const OpId op = pending.Start();
   pending.state().vfs->Lookup(
-      op, parent, name, [pending](Result<NodeAttr> attr) {
+      pending.op(), parent, name, [pending](Result<NodeAttr> attr) {
         if (!attr.has_value()) return pending.Fail(attr.error());
         const fuse_entry_param entry = EntryOf(pending.state(), *attr);
         pending.Reply(
@@ -159,20 +149,21 @@ void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
 
 void OnGetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
   Pending pending(req, "getattr", node);
-  const OpId op = pending.Start();
-  pending.state().vfs->GetAttr(op, node, [pending](Result<NodeAttr> attr) {
-    if (!attr.has_value()) return pending.Fail(attr.error());
-    const struct stat st = StatOf(pending.state(), *attr);
-    const auto valid = static_cast<double>(attr->valid.count());
-    pending.Reply([&](fuse_req_t r) { return fuse_reply_attr(r, &st, valid); });
-  });
+  pending.state().vfs->GetAttr(
+      pending.op(), node, [pending](Result<NodeAttr> attr) {
+        if (!attr.has_value()) return pending.Fail(attr.error());
+        const struct stat st = StatOf(pending.state(), *attr);
+        const auto valid = static_cast<double>(attr->valid.count());
+        pending.Reply(
+            [&](fuse_req_t r) { return fuse_reply_attr(r, &st, valid); });
+      });
 }
 
 void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   Pending pending(req, "open", node);
-  const OpId op = pending.Start();
   pending.state().vfs->Open(
-      op, node, [pending, info = *fi](Result<Vfs::OpenFile> open) mutable {
+      pending.op(), node,
+      [pending, info = *fi](Result<Vfs::OpenFile> open) mutable {
         if (!open.has_value()) return pending.Fail(open.error());
         info.keep_cache = open->keep_cache ? 1 : 0;
         info.noflush = 1;
@@ -194,6 +185,24 @@ void OnRelease(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
   fuse_reply_err(req, 0);
 }
 
+void StartRead(const Pending& pending) {
+  const Requests::Request& request = pending.request();
+  pending.state().vfs->Read(
+      pending.op(), request.node, request.offset, request.size,
+      [pending](Result<std::span<const std::byte>> bytes) {
+        if (!bytes.has_value()) {
+          Error error = bytes.error();
+          error.AddContext(fmt::format("[{}, +{})", pending.request().offset,
+                                       pending.request().size));
+          return pending.Fail(error);
+        }
+        pending.Reply([&](fuse_req_t r) {
+          return fuse_reply_buf(r, reinterpret_cast<const char*>(bytes->data()),
+                                bytes->size());
+        });
+      });
+}
+
 void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
             fuse_file_info* fi) {
   const auto from = static_cast<uint64_t>(offset);
@@ -204,39 +213,36 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                    std::min(size, text.size() - start));
     return;
   }
-  Pending pending(req, "read", node);
-  Vfs& vfs = *pending.state().vfs;
+  FuseState& state = StateOf(req);
+  const Pending pending(state, {.req = req,
+                                .operation = "read",
+                                .node = node,
+                                .offset = from,
+                                .size = size,
+                                .resident = true});
   thread_local std::vector<std::byte> resident(kMaxRequest);
+  std::optional<size_t> got;
   if (size <= resident.size()) {
-    if (auto got = vfs.TryRead(node, from, std::span(resident).first(size))) {
-      pending.Reply([&](fuse_req_t r) {
-        return fuse_reply_buf(r, reinterpret_cast<const char*>(resident.data()),
-                              *got);
-      });
-      return;
-    }
+    got = state.vfs->TryRead(node, from, std::span(resident).first(size));
   }
-  const OpId op = pending.Start();
-  vfs.Read(op, node, from, size,
-           [pending, from, size](Result<std::span<const std::byte>> bytes) {
-             if (!bytes.has_value()) {
-               Error error = bytes.error();
-               error.AddContext(fmt::format("[{}, +{})", from, size));
-               return pending.Fail(error);
-             }
-             pending.Reply([&](fuse_req_t r) {
-               return fuse_reply_buf(
-                   r, reinterpret_cast<const char*>(bytes->data()),
-                   bytes->size());
-             });
-           });
+  // False: the watchdog went on with it meanwhile, and used the op.
+  const bool ours = state.requests.LeaveResident(pending.id());
+  if (got) {
+    if (ours) state.vfs->DropOp(pending.op());
+    pending.Reply([&](fuse_req_t r) {
+      return fuse_reply_buf(r, reinterpret_cast<const char*>(resident.data()),
+                            *got);
+    });
+  } else if (ours) {
+    StartRead(pending);
+  }
 }
 
 void OnOpenDir(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   Pending pending(req, "opendir", node);
-  const OpId op = pending.Start();
   pending.state().vfs->List(
-      op, node, [pending, info = *fi](Result<Listing> listing) mutable {
+      pending.op(), node,
+      [pending, info = *fi](Result<Listing> listing) mutable {
         if (!listing.has_value()) return pending.Fail(listing.error());
         auto handle = std::make_unique<Listing>(std::move(*listing));
         info.fh = ToHandle(handle.get());
@@ -307,9 +313,8 @@ void ReplyXattr(const Pending& pending, size_t size, const std::string& value) {
 void OnGetXattr(fuse_req_t req, fuse_ino_t node, const char* name,
                 size_t size) {
   Pending pending(req, "getxattr", node);
-  const OpId op = pending.Start();
   pending.state().vfs->GetXattr(
-      op, node, name, [pending, size](Result<std::string> value) {
+      pending.op(), node, name, [pending, size](Result<std::string> value) {
         if (value.has_value()) return ReplyXattr(pending, size, *value);
         if (value.error().code() != Code::kNotFound) {
           return pending.Fail(value.error());
@@ -320,9 +325,9 @@ void OnGetXattr(fuse_req_t req, fuse_ino_t node, const char* name,
 
 void OnListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   Pending pending(req, "listxattr", node);
-  const OpId op = pending.Start();
   pending.state().vfs->ListXattrs(
-      op, node, [pending, size](Result<std::vector<std::string>> names) {
+      pending.op(), node,
+      [pending, size](Result<std::vector<std::string>> names) {
         if (!names.has_value()) return pending.Fail(names.error());
         std::string list;
         for (const std::string& name : *names) list += name + '\0';
@@ -345,6 +350,13 @@ void OnStatFs(fuse_req_t req, fuse_ino_t) {
 }
 
 }  // namespace
+
+FuseState::FuseState(Vfs& served, const RequestTimes& times)
+    : vfs(&served),
+      requests(served, times,
+               [this](RequestId id, const Requests::Request& request) {
+                 StartRead(Pending(*this, request, {id, request.op}));
+               }) {}
 
 const fuse_lowlevel_ops& FuseHandlers() {
   static const fuse_lowlevel_ops handlers = [] {

@@ -7,9 +7,10 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
-#include <chrono>
+#include <memory>
 
 #include "formats/base/mutex.h"
+#include "fs/fuse/requests.h"
 #include "fs/fuse_settings.h"
 #include "fs/vfs.h"
 
@@ -20,7 +21,9 @@ inline constexpr uint32_t kMaxBackground = 64;    // requests
 
 // The session's userdata.
 struct FuseState {
-  Vfs* vfs = nullptr;
+  FuseState(Vfs& served, const RequestTimes& times);
+
+  Vfs* const vfs;
   uid_t uid = 0;
   gid_t gid = 0;
 
@@ -28,12 +31,8 @@ struct FuseState {
   CondVar changed;
   bool initialised GUARDED_BY(mutex) = false;
   FuseSettings settings GUARDED_BY(mutex);
-  size_t unanswered GUARDED_BY(mutex) = 0;  // requests handed to the Vfs
 
-  void Begin() EXCLUDES(mutex);
-  void End() EXCLUDES(mutex);
-  // Waits until every request was answered; false after `limit`.
-  bool WaitIdle(std::chrono::milliseconds limit) EXCLUDES(mutex);
+  Requests requests;  // those that the Vfs works on
 };
 
 const fuse_lowlevel_ops& FuseHandlers();

@@ -1,6 +1,8 @@
 #include "fs/fuse/session.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,12 +61,14 @@ Result<> CheckDevice() {
 class LowLevelSession final : public FuseSession {
  public:
   LowLevelSession(Vfs& vfs, FuseOptions options)
-      : options_(std::move(options)) {
-    state_.vfs = &vfs;
+      : options_(std::move(options)),
+        state_(vfs, options_.times),
+        ended_(::eventfd(0, EFD_CLOEXEC)) {
     state_.uid = ::getuid();
     state_.gid = ::getgid();
   }
   ~LowLevelSession() override {
+    state_.requests.Stop();
     if (session_ == nullptr) return;
     if (mounted_) fuse_session_unmount(session_);
     fuse_remove_signal_handlers(session_);
@@ -75,12 +79,16 @@ class LowLevelSession final : public FuseSession {
 
   Result<> Mount();
   Result<> Serve(std::function<void(const FuseSettings&)> ready) override;
+  RequestTotals requests() override { return state_.requests.totals(); }
+  void GiveUp() override;
 
  private:
   void Announce(const std::function<void(const FuseSettings&)>& ready);
+  void AwaitDisconnection();
 
   const FuseOptions options_;
   FuseState state_;
+  const UniqueFd ended_;  // an eventfd: the loop came back
   fuse_session* session_ = nullptr;
   bool mounted_ = false;
 };
@@ -138,14 +146,35 @@ void LowLevelSession::Announce(
   ready(settings);
 }
 
+// The loop comes back only once all its workers do.
+void LowLevelSession::AwaitDisconnection() {
+  pollfd entries[] = {{fuse_session_fd(session_), 0, 0},
+                      {ended_.get(), POLLIN, 0}};
+  while (::poll(entries, 2, -1) < 0 && errno == EINTR) {
+  }
+  if (entries[0].revents != 0 && options_.disconnected) {
+    options_.disconnected();
+  }
+}
+
+void LowLevelSession::GiveUp() {
+  state_.requests.FailAll();
+  // Readers get an error for what they ask later. Explicitly, since a thread
+  // that cannot be killed may keep the process's descriptors open.
+  ::close(fuse_session_fd(session_));
+}
+
 Result<> LowLevelSession::Serve(
     std::function<void(const FuseSettings&)> ready) {
-  std::jthread announcer =
-      StartThread("wfs-announce", [this, &ready] { Announce(ready); });
+  std::jthread announcer = StartThread("wfs-announce", [this, &ready] {
+    Announce(ready);
+    AwaitDisconnection();
+  });
   fuse_loop_config* config = fuse_loop_cfg_create();
   fuse_loop_cfg_set_clone_fd(config, 0);
-  fuse_loop_cfg_set_max_threads(config,
-                                static_cast<unsigned>(options_.threads));
+  // More where all are busy: as many as can be stuck in the cache at once.
+  fuse_loop_cfg_set_max_threads(
+      config, static_cast<unsigned>(options_.threads + options_.spare_threads));
   fuse_loop_cfg_set_idle_threads(config,
                                  static_cast<unsigned>(options_.threads));
   const int result = fuse_session_loop_mt(session_, config);
@@ -155,9 +184,12 @@ Result<> LowLevelSession::Serve(
     state_.initialised = true;  // lets the announcer go
     state_.changed.NotifyAll();
   }
+  const uint64_t one = 1;
+  static_cast<void>(::write(ended_.get(), &one, sizeof(one)) < 0);
   state_.vfs->Shutdown();
-  if (!state_.WaitIdle(std::chrono::seconds(2))) {
-    LogWarning("unmounting with requests unanswered");
+  if (!state_.requests.WaitIdle(std::chrono::seconds(1))) {
+    LogWarning("unmounting with requests that got no answer from the disk");
+    state_.requests.FailAll();
   }
   fuse_session_unmount(session_);
   mounted_ = false;

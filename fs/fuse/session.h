@@ -18,8 +18,13 @@ namespace weightfs {
 struct FuseOptions {
   std::string mountpoint;  // absolute
   bool allow_other = false;
-  size_t threads = 4;  // FUSE workers; none ever waits for the network
+  size_t threads = 4;        // FUSE workers; none ever waits for the network
+  size_t spare_threads = 4;  // started where all others are busy
   uint32_t read_ahead_kb = 4096;  // asked for; needs privilege
+  RequestTimes times;             // read and metadata: those of the Vfs
+  // Runs once if the kernel ends the connection (an unmount, an abort), on a
+  // thread of its own, even if a worker is stuck.
+  std::function<void()> disconnected;
 };
 
 class FuseSession {
@@ -33,8 +38,14 @@ class FuseSession {
 
   // Serves until unmounted, SIGTERM, SIGINT or SIGHUP; then answers what is
   // parked, unmounts (lazily if busy) and returns. `ready` runs once the mount
-  // serves. REQUIRES: called from the main thread.
+  // serves. REQUIRES: called from the only thread that lets signals in.
   virtual Result<> Serve(std::function<void(const FuseSettings&)> ready) = 0;
+
+  // What the kernel waits for now. From any thread.
+  virtual RequestTotals requests() = 0;
+  // Answers all that wait with EIO and closes the connection. From any thread,
+  // and only if the process ends at once after it.
+  virtual void GiveUp() = 0;
 };
 
 }  // namespace weightfs

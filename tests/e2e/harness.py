@@ -127,11 +127,12 @@ class Mount:
     """A mount by `weightfs mount`, in the background."""
 
     def __init__(self, source, path, cache, hub=None, home=None, options=(),
-                 **more):
+                 log_file=None, **more):
         self.path = pathlib.Path(path)
         self.cache = pathlib.Path(cache)
         self.home = pathlib.Path(home or self.cache.parent)
-        self.log_file = self.cache.parent / f"{self.path.name}.log"
+        self.log_file = pathlib.Path(
+            log_file or self.cache.parent / f"{self.path.name}.log")
         self.pid = None
         # A mount that crashed is there, and cannot be looked at.
         with contextlib.suppress(FileExistsError):

@@ -16,8 +16,10 @@ class ParkedOpsTest : public ::testing::Test {
   static TimerQueue::Time In(milliseconds time) {
     return std::chrono::steady_clock::now() + time;
   }
-  std::function<void(Error)> Record() {
-    return [this](const Error& error) { failed_.push_back(error.code()); };
+  ParkedOps::Waiter Record(std::function<void()> abort = nullptr) {
+    return {[] { return std::string("a test"); },
+            [this](const Error& error) { failed_.push_back(error.code()); },
+            std::move(abort)};
   }
 
   TimerQueue timers_{"test"};
@@ -27,7 +29,7 @@ class ParkedOpsTest : public ::testing::Test {
 
 TEST_F(ParkedOpsTest, OnlyOneTakesAnOp) {
   const OpId op = ops_.Reserve();
-  EXPECT_TRUE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_TRUE(ops_.Park(op, In(std::chrono::hours(1)), Record()));
   EXPECT_TRUE(ops_.Take(op));
   EXPECT_FALSE(ops_.Take(op));
   ops_.Interrupt(op);
@@ -37,7 +39,7 @@ TEST_F(ParkedOpsTest, OnlyOneTakesAnOp) {
 TEST_F(ParkedOpsTest, AnInterruptFailsAndAborts) {
   bool aborted = false;
   const OpId op = ops_.Reserve();
-  ops_.Park(op, In(std::chrono::hours(1)), Record(), [&] { aborted = true; });
+  ops_.Park(op, In(std::chrono::hours(1)), Record([&] { aborted = true; }));
   ops_.Interrupt(op);
   EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
   EXPECT_TRUE(aborted);
@@ -47,36 +49,52 @@ TEST_F(ParkedOpsTest, AnInterruptFailsAndAborts) {
 TEST_F(ParkedOpsTest, AnInterruptBeforeParkingIsRemembered) {
   const OpId op = ops_.Reserve();
   ops_.Interrupt(op);
-  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record()));
   EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
 }
 
 TEST_F(ParkedOpsTest, AnInterruptBetweenTwoParksIsRemembered) {
   const OpId op = ops_.Reserve();
-  ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr);
+  ops_.Park(op, In(std::chrono::hours(1)), Record());
   EXPECT_TRUE(ops_.Unpark(op));
   ops_.Interrupt(op);
   EXPECT_TRUE(failed_.empty());
-  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_FALSE(ops_.Park(op, In(std::chrono::hours(1)), Record()));
   EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
 }
 
-TEST_F(ParkedOpsTest, ADeadlineEndsTheOp) {
-  std::promise<Code> code;
+TEST_F(ParkedOpsTest, ASecondParkGoesOnFromTheFirstsStart) {
   const OpId op = ops_.Reserve();
+  const auto started = ops_.Started(op);
+  EXPECT_EQ(ops_.WaitsFor(op), "its handler");
+  ops_.Park(op, In(std::chrono::hours(1)), Record());
+  EXPECT_EQ(ops_.WaitsFor(op), "a test");
+  while (std::chrono::steady_clock::now() == started) {
+  }
+  EXPECT_TRUE(ops_.Unpark(op));
+  EXPECT_EQ(ops_.Started(op), started);
+  ops_.Release(op);
+}
+
+TEST_F(ParkedOpsTest, ADeadlineEndsTheOp) {
+  const OpId op = ops_.Reserve();
+  std::promise<Error> failed;
   ops_.Park(
       op, In(milliseconds(1)),
-      [&](const Error& error) { code.set_value(error.code()); }, nullptr);
-  EXPECT_EQ(code.get_future().get(), Code::kUnavailable);
+      {[] { return std::string("a test"); },
+       [&](Error error) { failed.set_value(std::move(error)); }, nullptr});
+  const Error error = failed.get_future().get();
+  EXPECT_EQ(error.code(), Code::kUnavailable);
+  EXPECT_THAT(error.message(), ::testing::HasSubstr("waits for a test"));
   EXPECT_FALSE(ops_.Take(op));
 }
 
 TEST_F(ParkedOpsTest, ShutdownEndsAllAndLaterOnesToo) {
   const OpId first = ops_.Reserve();
   const OpId later = ops_.Reserve();
-  ops_.Park(first, In(std::chrono::hours(1)), Record(), nullptr);
+  ops_.Park(first, In(std::chrono::hours(1)), Record());
   ops_.Shutdown();
-  EXPECT_FALSE(ops_.Park(later, In(std::chrono::hours(1)), Record(), nullptr));
+  EXPECT_FALSE(ops_.Park(later, In(std::chrono::hours(1)), Record()));
   EXPECT_EQ(failed_.size(), 2u);
 }
 
@@ -85,9 +103,8 @@ TEST_F(ParkedOpsTest, RacingAnswersAnswerOnce) {
     std::atomic<int> answers = 0;
     const OpId op = ops_.Reserve();
     std::jthread interrupt([&] { ops_.Interrupt(op); });
-    ops_.Park(
-        op, In(std::chrono::hours(1)), [&](const Error&) { ++answers; },
-        nullptr);
+    ops_.Park(op, In(std::chrono::hours(1)),
+              {nullptr, [&](const Error&) { ++answers; }, nullptr});
     if (ops_.Take(op)) ++answers;
     interrupt.join();
     ASSERT_EQ(answers, 1) << "round " << round;
