@@ -90,6 +90,11 @@ Result<ChildOutput> RunInChild(
   if (child < 0) return SystemError("fork", errno);
   if (child == 0) {
     const int fd = write_end.get();
+    // One that is left behind must not keep the caller's pipes open.
+    const int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+      if (standard != fd) ::dup2(null_fd, standard);
+    }
     body([fd](std::string_view text) { WriteFully(fd, text); });
     ::_exit(0);
   }

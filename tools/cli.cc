@@ -118,6 +118,8 @@ void AddUmount(CLI::App* app, Flags* flags) {
       ->required();
   umount->add_flag("-z,--lazy", flags->lazy,
                    "detach now, end when its last user is gone");
+  umount->add_flag("-f,--force", flags->force,
+                   "end it in 5 s whatever hangs; its readers get errors");
   umount
       ->add_option("--cache-dir", flags->cache_dir,
                    "that of the mount, where XDG_RUNTIME_DIR is not set")

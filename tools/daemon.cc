@@ -37,6 +37,9 @@ namespace {
 constexpr int kPipeFd = 3;
 constexpr std::chrono::seconds kEndLimit{5};
 constexpr std::array kEndSignals = {SIGINT, SIGTERM, SIGHUP};
+// Nobody who sends these means to end a mount.
+constexpr std::array kIgnored = {SIGPIPE,   SIGUSR1, SIGUSR2, SIGALRM,
+                                 SIGVTALRM, SIGPROF, SIGIO};
 
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a handler
 volatile std::sig_atomic_t caught_signal = 0;
@@ -209,6 +212,7 @@ void LetIn(const sigset_t& mask) { ::sigprocmask(SIG_SETMASK, &mask, nullptr); }
 // caller.
 UniqueFd Detach(int log_fd, UniqueFd report_end, const sigset_t& mask) {
   if (::chdir("/") != 0) ::_exit(kExitFailure);  // "/" is always there
+  std::signal(SIGHUP, SIG_IGN);  // there is no terminal that could go
   ::umask(077);
   const int null_fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   ::dup2(null_fd, STDIN_FILENO);
@@ -280,7 +284,7 @@ int RunInForeground(const Body& body) {
 }
 
 void PrepareProcess() {
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int signal : kIgnored) std::signal(signal, SIG_IGN);
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
     files.rlim_cur = files.rlim_max;

@@ -51,7 +51,7 @@ Result<> ClearMountpoint(MountPlan* plan) {
       case MountState::kHung:
         return MakeError(Code::kIo,
                          "{}: a weightfs mount is there and does not answer; "
-                         "detach it with: weightfs umount --lazy {}",
+                         "end it with: weightfs umount --force {}",
                          mountpoint, mountpoint);
       case MountState::kCrashed:
         break;

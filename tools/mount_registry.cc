@@ -172,6 +172,13 @@ std::optional<MountRecord> ParseRecord(std::string_view text) {
   return record;
 }
 
+std::optional<char> ProcessState(pid_t pid) {
+  const std::string stat = ReadSmallFile(fmt::format("/proc/{}/stat", pid));
+  const size_t at = stat.rfind(')');
+  if (at == stat.npos || at + 2 >= stat.size()) return std::nullopt;
+  return stat[at + 2];
+}
+
 std::optional<uint64_t> ProcessStartTime(pid_t pid) {
   const std::string stat = ReadSmallFile(fmt::format("/proc/{}/stat", pid));
   // The command is in parentheses and may hold any byte; 22 is the start time.

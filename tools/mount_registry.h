@@ -63,6 +63,8 @@ std::optional<MountRecord> ParseRecord(std::string_view text);
 // When the process started; nothing if none of that pid runs (one that ended
 // and was not waited for does not).
 std::optional<uint64_t> ProcessStartTime(pid_t pid);
+// Its state's letter in /proc; nothing if none of that pid runs.
+std::optional<char> ProcessState(pid_t pid);
 // True while the record's daemon runs.
 bool IsRunning(const MountRecord& record);
 // This boot and pid namespace.

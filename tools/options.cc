@@ -217,7 +217,11 @@ Result<Options> ResolveOptions(const Flags& flags,
   options.share_private = flags.share_private;
   options.json = flags.json;
   options.all = flags.all;
+  if (flags.lazy && flags.force) {
+    return Error(Code::kInvalid, "give --lazy or --force, not both");
+  }
   options.lazy = flags.lazy;
+  options.force = flags.force;
   return options;
 }
 

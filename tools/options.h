@@ -44,6 +44,7 @@ struct Flags {
   bool json = false;
   bool all = false;
   bool lazy = false;
+  bool force = false;
 };
 
 struct Options {
@@ -75,6 +76,7 @@ struct Options {
   bool json = false;
   bool all = false;
   bool lazy = false;
+  bool force = false;
 };
 
 // A variable's value, or nothing if it is not set.

@@ -158,8 +158,8 @@ Result<std::string> ReadStatus(const std::string& mountpoint) {
       }));
   if (output.timed_out) {
     return MakeError(Code::kUnavailable,
-                     "{}: the mount does not answer; detach it with: weightfs "
-                     "umount --lazy {}",
+                     "{}: the mount does not answer; end it with: weightfs "
+                     "umount --force {}",
                      mountpoint, mountpoint);
   }
   if (output.text.empty()) {

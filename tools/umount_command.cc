@@ -3,10 +3,16 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "formats/base/unique_fd.h"
+#include "fs/fuse/kernel_settings.h"
+#include "tools/child.h"
 #include "tools/commands.h"
 #include "tools/exit_codes.h"
 #include "tools/holders.h"
@@ -19,6 +25,10 @@ namespace {
 constexpr std::chrono::milliseconds kDaemonLimit{5'000};
 constexpr std::chrono::milliseconds kHoldersLimit{3'000};
 constexpr size_t kMaxHolders = 5;
+// --force ends in 5 s altogether.
+constexpr std::chrono::milliseconds kRegistryLimit{500};
+constexpr std::chrono::milliseconds kReactionLimit{1'500};
+constexpr std::chrono::milliseconds kEndLimit{1'000};
 
 Error BusyError(const std::string& mountpoint) {
   std::string users;
@@ -29,7 +39,7 @@ Error BusyError(const std::string& mountpoint) {
   }
   return MakeError(Code::kIo,
                    "{} is busy{}{}; end what uses it, or detach it with: "
-                   "weightfs umount --lazy {}",
+                   "weightfs umount --lazy {} (--force ends it at once)",
                    mountpoint, users.empty() ? "" : ", used by ", users,
                    mountpoint);
 }
@@ -38,30 +48,101 @@ Error BusyError(const std::string& mountpoint) {
 // fool.
 class Daemon {
  public:
-  explicit Daemon(std::optional<MountRecord> record) {
-    if (!record.has_value()) return;
-    pid_ = record->pid;
-    fd_.Reset(static_cast<int>(::syscall(SYS_pidfd_open, record->pid, 0)));
-    if (!IsRunning(*record)) fd_.Reset();
+  explicit Daemon(std::optional<MountRecord> found)
+      : record_(std::move(found)) {
+    if (!record_.has_value()) return;
+    fd_.Reset(static_cast<int>(::syscall(SYS_pidfd_open, record_->pid, 0)));
+    if (!IsRunning(*record_)) fd_.Reset();
   }
 
-  // False if it still runs after `limit`.
+  // False if it still runs after `limit`. The descriptor alone does not tell: a
+  // thread that is stuck in the kernel holds the rest of a process that ended.
   bool WaitForEnd(std::chrono::milliseconds limit) const {
-    if (!fd_.valid()) return true;
-    pollfd entry{fd_.get(), POLLIN, 0};
-    return ::poll(&entry, 1, static_cast<int>(limit.count())) != 0;
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (fd_.valid() && IsRunning(*record_)) {
+      if (std::chrono::steady_clock::now() >= deadline) return false;
+      pollfd entry{fd_.get(), POLLIN, 0};
+      ::poll(&entry, 1, 20);
+    }
+    return true;
   }
-  pid_t pid() const { return pid_; }
+  void Signal(int number) const {
+    if (!fd_.valid()) return;
+    ::syscall(SYS_pidfd_send_signal, fd_.get(), number, nullptr, 0);
+  }
+  bool running() const { return fd_.valid() && IsRunning(*record_); }
+  bool stopped() const {
+    return running() && ProcessState(record_->pid) == 'T';
+  }
+  pid_t pid() const { return record_.has_value() ? record_->pid : 0; }
 
  private:
-  pid_t pid_ = 0;
+  const std::optional<MountRecord> record_;
   UniqueFd fd_;
 };
+
+// From the registry, which may lie on a disk that hangs.
+std::optional<MountRecord> FindRecord(const std::string& run_dir,
+                                      const std::string& mountpoint) {
+  const auto output = RunInChild(kRegistryLimit, [&](const auto& write) {
+    const auto record = MountRegistry(run_dir).Find(mountpoint);
+    if (record.has_value()) write(FormatRecord(*record));
+  });
+  if (!output.has_value()) return std::nullopt;
+  return ParseRecord(output->text);
+}
+
+// Ends the kernel's side: who waits for an answer gets an error. Permitted to
+// who mounted and to root.
+void AbortConnection(const std::string& mountpoint) {
+  std::ifstream table("/proc/self/mountinfo");
+  const std::string text(std::istreambuf_iterator<char>(table), {});
+  const auto device = DeviceOfMount(text, mountpoint);
+  if (!device.has_value()) return;
+  std::ofstream("/sys/fs/fuse/connections/" +
+                device->substr(device->find(':') + 1) + "/abort")
+      << "1\n";
+}
+
+bool IsMounted(const std::string& mountpoint) {
+  const auto table = ReadMountTable();
+  if (!table.has_value()) return false;
+  const MountEntry* entry = FindMount(*table, mountpoint);
+  return entry != nullptr && entry->type == kWeightfsType;
+}
+
+// What reacts ends in order; what does not is ended.
+Result<> ForceUnmount(const std::string& mountpoint, const Daemon& daemon) {
+  if (daemon.running() && !daemon.stopped()) {
+    daemon.Signal(SIGTERM);
+    if (daemon.WaitForEnd(kReactionLimit) && !IsMounted(mountpoint)) return {};
+  }
+  if (IsMounted(mountpoint)) {
+    AbortConnection(mountpoint);
+    const auto unmounted = Unmount(mountpoint, UnmountMode::kLazy);
+    if (!unmounted.has_value() && IsMounted(mountpoint)) {
+      Error error = unmounted.error();
+      return error.AddContext(mountpoint);
+    }
+  }
+  // It may be about to end by itself, now that nothing is mounted.
+  if (daemon.stopped() || !daemon.WaitForEnd(kEndLimit)) {
+    daemon.Signal(SIGKILL);
+  }
+  if (daemon.WaitForEnd(kEndLimit)) return {};
+  return MakeError(Code::kIo,
+                   "{} is unmounted, but its daemon (pid {}) cannot be killed",
+                   mountpoint, daemon.pid());
+}
 
 Result<> UnmountWeightfs(const Options& options,
                          const std::string& mountpoint) {
   ASSIGN_OR_RETURN(const auto table, ReadMountTable());
   const MountEntry* entry = FindMount(table, mountpoint);
+  const auto daemon = Daemon(FindRecord(options.run_dir, mountpoint));
+  if (entry == nullptr && options.force && daemon.running()) {
+    return ForceUnmount(mountpoint, daemon);  // it was detached
+  }
   if (entry == nullptr) {
     const MountEntry* above = FindWeightfsAbove(table, mountpoint);
     if (above == nullptr) {
@@ -77,7 +158,7 @@ Result<> UnmountWeightfs(const Options& options,
                      "{}",
                      mountpoint, entry->type, mountpoint);
   }
-  const Daemon daemon(MountRegistry(options.run_dir).Find(mountpoint));
+  if (options.force) return ForceUnmount(mountpoint, daemon);
   const auto unmounted = Unmount(
       mountpoint, options.lazy ? UnmountMode::kLazy : UnmountMode::kNow);
   if (!unmounted.has_value()) {

@@ -232,3 +232,244 @@ def test_a_disk_that_hangs_when_it_is_mounted(hub, mount, disk, model):
     path = mounted.path / "repo" / "model.safetensors"
     assert in_time(path.read_bytes, 60) == model
     end_daemon(mounted, disk)
+
+
+# --- an origin that hangs, a daemon that does ---
+
+READER = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+file = os.open(sys.argv[1], os.O_RDONLY)
+print("reads", flush=True)
+try:
+    got = os.pread(file, 4096, int(sys.argv[2]))
+    print("got", len(got), flush=True)
+except OSError as error:
+    print("error", error.errno, flush=True)
+"""
+
+
+@pytest.fixture(name="hanging")
+def _hanging(hub, mount):
+    """A mount whose origin does not answer, and readers of it."""
+    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    mounted = mount("org/model", hub)
+    mounted.tensors()
+    fault = hub.fault("hang", number=1000, listener="cdn")
+    path = mounted.path / "repo" / "model.safetensors"
+    readers = [subprocess.Popen(
+        [sys.executable, "-c", READER, str(path), str((4 + 5 * n) << 20)],
+        stdout=subprocess.PIPE, text=True) for n in range(6)]
+    for reader in readers:
+        assert reader.stdout.readline() == "reads\n"
+    assert harness.wait_until(
+        lambda: hub.control("fault_hits", id=fault)["hits"] >= 3)
+    yield mounted, readers
+    for reader in readers:
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
+
+
+def in_kernel_for_ever(pids):
+    """Those in uninterruptible sleep, each with its threads."""
+    stuck = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                if state_of(f"{pid}/task/{thread}") == "D":
+                    stuck.append((pid, thread))
+    return stuck
+
+
+def force(mounted):
+    start = time.monotonic()
+    done = harness.run("umount", "--force", mounted.path, "--cache-dir",
+                       mounted.cache, home=mounted.home, timeout=10)
+    took = time.monotonic() - start
+    print(f"umount --force: {took:.2f} s")
+    assert took < LIMIT
+    return done
+
+
+@pytest.mark.parametrize("daemon", ["runs", "is-stopped"])
+def test_umount_force(hanging, daemon):
+    mounted, readers = hanging
+    if daemon == "is-stopped":
+        os.kill(mounted.pid, signal.SIGSTOP)
+    force(mounted)
+    assert harness.mount_type(mounted.path) is None
+    assert not harness.alive(mounted.pid)
+    # The readers hold their files open, and are told.
+    for reader in readers:
+        assert reader.stdout.readline().startswith("error")
+        reader.wait(LIMIT)
+    assert in_kernel_for_ever([r.pid for r in readers] + [mounted.pid]) == []
+
+
+def test_umount_force_of_a_detached_mount(hanging):
+    mounted, readers = hanging
+    harness.run("umount", "--lazy", mounted.path, "--cache-dir", mounted.cache,
+                home=mounted.home)
+    assert harness.mount_type(mounted.path) is None
+    assert harness.alive(mounted.pid)
+    force(mounted)
+    assert not harness.alive(mounted.pid)
+    for reader in readers:
+        reader.wait(LIMIT)
+
+
+def test_umount_force_while_the_cache_disk_hangs(hub, mount, disk, model):
+    mounted = mount("org/model", hub, cache="disk/cache", log_file=disk.log)
+    path = mounted.path / "repo" / "model.safetensors"
+    disk.block("all")
+    assert in_time(lambda: pread(path, 4096, 9 << 20),
+                   20) == model[9 << 20:(9 << 20) + 4096]
+    # The list of mounts lies on that disk, too, so that the daemon is unknown.
+    with open(path, "rb"):
+        force(mounted)
+    assert harness.mount_type(mounted.path) is None
+    assert harness.wait_until(lambda: not harness.alive(mounted.pid), LIMIT)
+
+
+def test_readers_of_a_hung_origin_end_in_no_time(hanging):
+    mounted, readers = hanging
+    readers[0].send_signal(signal.SIGINT)
+    readers[1].kill()
+    readers[2].terminate()
+    for reader in readers[:3]:
+        reader.wait(2)
+    status = mounted.status()["requests"]
+    assert status["waiting"] >= 3
+    assert status["oldest_seconds"] > 0
+    text = harness.run("status", mounted.path, "--cache-dir", mounted.cache,
+                       home=mounted.home).stdout
+    assert "oldest_seconds" in text
+    os.kill(mounted.pid, signal.SIGTERM)
+    assert harness.wait_until(
+        lambda: harness.mount_type(mounted.path) is None
+        and not harness.alive(mounted.pid), LIMIT)
+    for reader in readers[3:]:
+        reader.wait(LIMIT)
+        assert reader.stdout.read() == f"error {errno.EIO}\n"
+    assert in_kernel_for_ever([r.pid for r in readers] + [mounted.pid]) == []
+
+
+def test_an_abort_ends_the_daemon(hanging):
+    """As root's `echo 1 > /sys/fs/fuse/connections/N/abort` does."""
+    mounted, readers = hanging
+    control = f"/sys/fs/fuse/connections/{os.minor(os.stat(mounted.path).st_dev)}"
+    if not os.access(control + "/abort", os.W_OK):
+        pytest.skip("the fusectl file system is not mounted here")
+    pathlib.Path(control + "/abort").write_text("1\n", encoding="ascii")
+    assert harness.wait_until(lambda: not harness.alive(mounted.pid), LIMIT)
+    for reader in readers:
+        reader.wait(LIMIT)
+
+
+# --- stopped, signalled, starved ---
+
+# How long things are stopped: longer than the kernel's and TCP's patience needs
+# to be tried is for `tools/test --all`.
+STOP = 30 if harness.ALL else 4
+
+
+@pytest.mark.parametrize("who", ["daemon", "hub"])
+def test_a_stop_of_the_daemon_or_the_hub(hub, mount, model, who):
+    mounted = mount("org/model", hub)
+    path = mounted.path / "repo" / "model.safetensors"
+    assert pread(path, 4096, 0) == model[:4096]
+    pid = mounted.pid if who == "daemon" else hub.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    got = {}
+
+    def read(begin):
+        got[begin] = pread(path, 1 << 20, begin)
+
+    begins = [n << 20 for n in range(1, 40, 6)]
+    threads = [threading.Thread(target=read, args=(b,), daemon=True)
+               for b in begins]
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(STOP)  # the stop itself is the condition
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for thread in threads:
+        thread.join(60)
+    for begin in begins:
+        assert got.get(begin) == model[begin:begin + (1 << 20)]
+    assert path.read_bytes() == model
+
+
+def test_signals_that_do_not_end_it(hub, mount, model):
+    mounted = mount("org/model", hub)
+    path = mounted.path / "repo" / "model.safetensors"
+    begin = 1 << 20
+    for name in ("SIGPIPE", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGWINCH",
+                 "SIGCONT", "SIGALRM", "SIGURG", "SIGHUP", "SIGTTIN",
+                 "SIGTTOU", "SIGTSTP", "SIGVTALRM", "SIGPROF", "SIGIO"):
+        os.kill(mounted.pid, getattr(signal, name))
+        assert in_time(lambda b=begin: pread(path, 4096, b),
+                       LIMIT) == model[begin:begin + 4096], name
+        begin += 1 << 20
+    assert harness.alive(mounted.pid)
+    mounted.unmount()
+
+
+def test_descriptors_run_out(hub, mount, model, tmp_path):
+    """Errors while there are none; afterwards the right bytes."""
+    import resource  # pylint: disable=import-outside-toplevel
+
+    mounted = mount("org/model", hub)
+    path = mounted.path / "repo" / "model.safetensors"
+    assert pread(path, 4096, 0) == model[:4096]
+    used = len(os.listdir(f"/proc/{mounted.pid}/fd"))
+    before = resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE, (used, before[1]))
+    outcomes = []
+
+    def read(begin):
+        try:
+            outcomes.append(pread(path, 65536, begin) ==
+                            model[begin:begin + 65536])
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    threads = [threading.Thread(target=read, args=(n << 20,), daemon=True)
+               for n in range(2, 40)]
+    for thread in threads:
+        thread.start()
+    # Right bytes or an error, of those that come back; no wrong ones.
+    harness.wait_until(lambda: len(outcomes) == len(threads), 10)
+    assert False not in outcomes
+    resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE, before)
+    for thread in threads:
+        thread.join(60)
+    assert len(outcomes) == len(threads) and False not in outcomes
+    assert path.read_bytes() == model
+    assert harness.alive(mounted.pid)
+
+
+def test_too_little_memory_for_the_address_space(hub, mount, model):
+    """A limit on it, as cgroups are not everybody's to write: what cannot be had
+    is an error, and later there are the right bytes."""
+    import resource  # pylint: disable=import-outside-toplevel
+
+    mounted = mount("org/model", hub)
+    path = mounted.path / "repo" / "model.safetensors"
+    assert pread(path, 4096, 0) == model[:4096]
+    pages = int(pathlib.Path(f"/proc/{mounted.pid}/statm").read_text(
+        encoding="ascii").split()[0])
+    before = resource.prlimit(mounted.pid, resource.RLIMIT_AS)
+    resource.prlimit(mounted.pid, resource.RLIMIT_AS,
+                     (pages * 4096 + (24 << 20), before[1]))
+    for begin in range(1 << 20, 40 << 20, 3 << 20):
+        try:
+            assert pread(path, 1 << 20, begin) == model[
+                begin:begin + (1 << 20)]
+        except OSError as error:
+            assert error.errno in (errno.EIO, errno.ENOMEM, errno.ENOTCONN)
+    assert harness.alive(mounted.pid), mounted.log()
+    resource.prlimit(mounted.pid, resource.RLIMIT_AS, before)
+    assert path.read_bytes() == model
