@@ -35,7 +35,8 @@ int RunInBackground(int log_fd, const std::string& log_file, const Body& body);
 // output and error, and to systemd's NOTIFY_SOCKET if there is one.
 int RunInForeground(const Body& body);
 
-// Raises the limit of open files to what is allowed and ignores SIGPIPE.
+// Raises the limit of open files to what is allowed and ignores the signals that
+// nobody sends to end a mount, SIGPIPE among them.
 void PrepareProcess();
 
 // Tells the service manager; nothing without NOTIFY_SOCKET.

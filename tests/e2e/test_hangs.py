@@ -351,14 +351,22 @@ def test_readers_of_a_hung_origin_end_in_no_time(hanging):
         and not harness.alive(mounted.pid), LIMIT)
     for reader in readers[3:]:
         reader.wait(LIMIT)
-        assert reader.stdout.read() == f"error {errno.EIO}\n"
+        # What was read ahead with it fails, and the kernel asks once more for
+        # the page alone, perhaps after the unmount.
+        assert reader.stdout.read() in [
+            f"error {code}\n" for code in (errno.EIO, errno.ENOTCONN,
+                                           errno.ECONNABORTED)]
     assert in_kernel_for_ever([r.pid for r in readers] + [mounted.pid]) == []
 
 
 def test_an_abort_ends_the_daemon(hanging):
     """As root's `echo 1 > /sys/fs/fuse/connections/N/abort` does."""
     mounted, readers = hanging
-    control = f"/sys/fs/fuse/connections/{os.minor(os.stat(mounted.path).st_dev)}"
+    folder = "/sys/fs/fuse/connections"
+    if os.getuid() == 0 and not os.listdir(folder):
+        # In the mount namespace of the tests (tools/lib-private.sh).
+        subprocess.run(["mount", "-t", "fusectl", "none", folder], check=False)
+    control = f"{folder}/{os.minor(os.stat(mounted.path).st_dev)}"
     if not os.access(control + "/abort", os.W_OK):
         pytest.skip("the fusectl file system is not mounted here")
     pathlib.Path(control + "/abort").write_text("1\n", encoding="ascii")
