@@ -87,7 +87,8 @@ CacheDisk& CacheDisk::System() {
 }
 
 Error DiskError(int error_number, std::string_view what) {
-  const bool full = error_number == ENOSPC || error_number == EDQUOT;
+  const bool full = error_number == ENOSPC || error_number == EDQUOT ||
+                    error_number == EFBIG;  // RLIMIT_FSIZE
   const char* text = ::strerrordesc_np(error_number);
   return MakeError(full ? Code::kNoSpace : Code::kIo, "{}: {}", what,
                    text != nullptr ? text : "unknown error");

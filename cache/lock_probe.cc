@@ -34,8 +34,17 @@ std::atomic_ref<uint64_t> Word(void* mapped, size_t index) {
   return std::atomic_ref<uint64_t>(static_cast<uint64_t*>(mapped)[index]);
 }
 
+// Whether the file has a block to map: on a full disk a store to a hole is a
+// bus error.
+Result<bool> HasBlock(int fd) {
+  const int error = ::posix_fallocate(fd, 0, kProbeSize);
+  if (error == 0) return true;
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) return false;
+  return DiskError(error, "the probe of locks");
+}
+
 // In the child: async-signal-safe calls only.
-Finding Examine(int dir_fd, const char* name) {
+Finding Examine(int dir_fd, const char* name, bool mappable) {
   const int fd = ::openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) return Finding::kFailed;
   if (SetOfdLock(fd, F_WRLCK, kHeld, 1) != -EAGAIN) {
@@ -45,6 +54,7 @@ Finding Examine(int dir_fd, const char* name) {
       SetOfdLock(fd, F_WRLCK, kFree, 1) != 0) {
     return Finding::kLockRefused;
   }
+  if (!mappable) return Finding::kFine;
   void* mapped =
       ::mmap(nullptr, kProbeSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (mapped == MAP_FAILED || Word(mapped, 0).load() != kToken) {
@@ -76,7 +86,7 @@ Result<> Explain(Finding finding) {
   return Error(Code::kIo, "the probe of locks failed");
 }
 
-Result<Finding> AskChild(int dir_fd, const std::string& name) {
+Result<Finding> AskChild(int dir_fd, const std::string& name, bool mappable) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return DiskError(errno, "the probe of locks");
@@ -86,7 +96,7 @@ Result<Finding> AskChild(int dir_fd, const std::string& name) {
   const pid_t child = ::fork();
   if (child < 0) return DiskError(errno, "the probe of locks");
   if (child == 0) {
-    const Finding finding = Examine(dir_fd, name.c_str());
+    const Finding finding = Examine(dir_fd, name.c_str(), mappable);
     const ssize_t written = ::write(ends[1], &finding, sizeof(finding));
     ::_exit(written == sizeof(finding) ? 0 : 1);
   }
@@ -103,9 +113,6 @@ Result<Finding> AskChild(int dir_fd, const std::string& name) {
 }
 
 Result<> Probe(int dir_fd, const std::string& name, int fd) {
-  if (::ftruncate(fd, kProbeSize) != 0) {
-    return DiskError(errno, "the probe of locks");
-  }
   const int locked = SetOfdLock(fd, F_RDLCK, kHeld, 1);
   if (locked != 0) {
     return MakeError(Code::kUnsupported,
@@ -113,11 +120,16 @@ Result<> Probe(int dir_fd, const std::string& name, int fd) {
                      "folder on a local disk",
                      -locked);
   }
+  ASSIGN_OR_RETURN(const bool mappable, HasBlock(fd));
+  if (!mappable) {
+    ASSIGN_OR_RETURN(const Finding finding, AskChild(dir_fd, name, false));
+    return Explain(finding);
+  }
   void* mapped =
       ::mmap(nullptr, kProbeSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (mapped == MAP_FAILED) return Explain(Finding::kNotShared);
   Word(mapped, 0).store(kToken);
-  auto finding = AskChild(dir_fd, name);
+  auto finding = AskChild(dir_fd, name, true);
   if (finding.has_value() && *finding == Finding::kFine &&
       Word(mapped, 1).load() != kToken) {
     finding = Finding::kNotShared;

@@ -11,7 +11,9 @@
 namespace weightfs {
 
 // Tries both on the file `name` in the folder `dir_fd`, which it makes and
-// removes. kUnsupported with the reason; kIo if the probe could not be made.
+// removes. kUnsupported with the reason; kIo if the probe could not be made. On
+// a full disk only the locks are tried, so that what a cache there holds can
+// still be read, and evicted.
 //
 // It forks: a second open file description in one process is not enough, since
 // a file system may tell owners apart by process. The child only makes

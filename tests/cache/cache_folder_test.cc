@@ -1,10 +1,12 @@
 // The cache folder: whose it is, what is in it, and disks that are full or
 // read-only.
 
+#include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <fstream>
 
 #include "cache/object_cache.h"
@@ -123,6 +125,24 @@ TEST_F(CacheFolderTest, TooManyOpenFilesIsAClearError) {
   EXPECT_OK(cache_->OpenObject(kEndpoint, Sha256Id('b'), kSmall));
 }
 
+// As a full disk, for an ordinary user.
+TEST_F(CacheFolderTest, AFolderThatMayNotGrowIsRead) {
+  OpenFile(kSmall);
+  ASSERT_OK(PutPattern(*file_, 0));
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit tight{0, limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+  const auto opened = Open();
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, before);
+  ASSERT_OK(opened);
+  const auto file = (*opened)->OpenObject(kEndpoint, Sha256Id(), kSmall);
+  ASSERT_OK(file);
+  EXPECT_THAT(Read(**file, 0, kG), IsOkAndHolds(Pattern(0, kG)));
+}
+
 // A real full disk: a file system of 1 MiB in memory.
 TEST_F(CacheFolderTest, ARealFullDiskLeavesGranulesAbsent) {
   const std::string mount = temp_.path() + "/tmpfs";
@@ -153,6 +173,22 @@ TEST_F(CacheFolderTest, ARealFullDiskLeavesGranulesAbsent) {
         HasCode(Code::kNoSpace));
     // The entries need no space of their own: no SIGBUS on a full disk.
     EXPECT_EQ((*file)->CachedFraction(), static_cast<double>(kept) / 16);
+
+    // Nor does the probe of a process that opens the folder then: what is
+    // cached can be read.
+    {
+      const UniqueFd rest(::open((mount + "/rest").c_str(),
+                                 O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+      while (::write(rest.get(), &rest, 1) == 1) {
+      }
+      ASSERT_EQ(errno, ENOSPC);
+    }
+    file->reset();
+    auto again = ObjectCache::Open(mount);
+    ASSERT_OK(again);
+    file = (*again)->OpenObject(kEndpoint, Sha256Id(), 16 * kG);
+    ASSERT_OK(file);
+    EXPECT_THAT(Read(**file, 0, kG), IsOkAndHolds(Pattern(0, kG)));
   }
   EXPECT_EQ(::umount2(mount.c_str(), MNT_DETACH), 0);
 }
