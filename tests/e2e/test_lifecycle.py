@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -364,6 +365,19 @@ def test_mount_fails_in_one_line_when_the_hub_is_down(hub, tmp_path):
     assert time.monotonic() - start < 10
     assert harness.mount_type(path) is None
     assert os.listdir(path) == []
+
+
+def test_a_limit_of_file_sizes_is_as_a_full_disk(hub, mount):
+    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    mounted = mount("org/model", hub)
+    tensors = mounted.tensors()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(mounted.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    for tensor in tensors[:4]:
+        with open(mounted.file(tensor, "raw"), "rb") as file:
+            assert file.read() == harness.pattern(
+                9, tensor["offset"] - tensors[0]["offset"], 1 << 20)
+    assert harness.alive(mounted.pid)
 
 
 def test_no_descriptors_or_threads_leak(hub, mount):
