@@ -14,8 +14,6 @@ int ToErrno(Code code) {
       return EACCES;
     case Code::kCancelled:
       return EINTR;
-    case Code::kUnsupported:
-      return EOPNOTSUPP;
     // A reader can do nothing about the difference; the log line tells it.
     case Code::kCorrupt:
     case Code::kIo:
@@ -23,6 +21,7 @@ int ToErrno(Code code) {
     case Code::kOffline:
     case Code::kNoSpace:
     case Code::kStale:
+    case Code::kUnsupported:
       return EIO;
   }
   return EIO;

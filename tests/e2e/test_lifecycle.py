@@ -367,6 +367,18 @@ def test_mount_fails_in_one_line_when_the_hub_is_down(hub, tmp_path):
     assert os.listdir(path) == []
 
 
+@pytest.mark.parametrize("status", [400, 451])
+def test_an_answer_that_no_retry_mends_is_eio(hub, mount, status):
+    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    mounted = mount("org/model", hub)
+    path = mounted.file(mounted.tensors()[20], "raw")
+    hub.fault("status", number=status, listener="cdn")
+    with open(path, "rb") as file, pytest.raises(OSError) as refused:
+        file.read()
+    assert refused.value.errno == errno.EIO
+    assert f"HTTP {status}" in mounted.log()
+
+
 def test_a_limit_of_file_sizes_is_as_a_full_disk(hub, mount):
     hub.commit("org/model", generate=MODEL + ",hashed=0")
     mounted = mount("org/model", hub)
