@@ -28,6 +28,12 @@ struct PendingRead {
 }  // namespace
 
 Result<> ObjectSource::ReadAt(uint64_t offset, std::span<std::byte> out) {
+  auto result = Read(offset, out);
+  if (!result.has_value()) failed_ = true;
+  return result;
+}
+
+Result<> ObjectSource::Read(uint64_t offset, std::span<std::byte> out) {
   if (!RangeFits(offset, out.size(), size())) {
     return MakeError(Code::kInvalid, "{}: a read past its {} bytes", name(),
                      size());

@@ -6,6 +6,7 @@
 #ifndef WEIGHTFS_CACHE_OBJECT_H_
 #define WEIGHTFS_CACHE_OBJECT_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -73,10 +74,16 @@ class ObjectSource final : public ByteSource {
   uint64_t size() const override { return object_->info().size; }
   const std::string& name() const override { return object_->info().path; }
   Result<> ReadAt(uint64_t offset, std::span<std::byte> out) override;
+  // Whether a ReadAt failed: a parser's error is then about the origin, and
+  // says nothing of the bytes.
+  bool failed() const { return failed_; }
 
  private:
+  Result<> Read(uint64_t offset, std::span<std::byte> out);
+
   const std::shared_ptr<Object> object_;
   const Clock::Time::duration timeout_;
+  std::atomic<bool> failed_{false};
 };
 
 }  // namespace weightfs

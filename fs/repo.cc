@@ -20,6 +20,13 @@ bool IsTransient(Code code) {
   return code != Code::kCorrupt && code != Code::kUnsupported;
 }
 
+// Of bytes that could not be read. Whatever the origin said, an HTTP 400 say,
+// is not about what is in them.
+Error Unread(Error error) {
+  if (IsTransient(error.code())) return error;
+  return Error(Code::kIo, error.message());
+}
+
 // Names of folders and files that stand beside a set's tensors under
 // tensors/FORMAT/<folder>: the folders on the way to other shown sets.
 std::set<std::string> TakenNames(const Catalog& catalog,
@@ -212,7 +219,8 @@ Result<std::vector<uint32_t>> Repo::SetFiles(
   ObjectSource source(OpenFile(*set.index_file), options_.metadata_timeout);
   auto read = ReadShardIndex(source);
   if (!read.has_value()) {
-    if (IsTransient(read.error().code()) || set.files.empty()) {
+    if (source.failed()) return Unread(std::move(read).error());
+    if (set.files.empty()) {
       return std::move(read).error();
     }
     problems.push_back(read.error().message());
@@ -250,8 +258,8 @@ Repo::Indexed Repo::Build(uint32_t set_ordinal) {
   for (uint32_t file : indexed->files) {
     ObjectSource source(OpenFile(file), options_.metadata_timeout);
     auto read = ReadSafetensors(source);
-    if (!read.has_value() && IsTransient(read.error().code())) {
-      return std::move(read).error();
+    if (!read.has_value() && source.failed()) {
+      return Unread(std::move(read).error());
     }
     Shard shard{snapshot_->files[file].path, Error(Code::kCorrupt, "not read")};
     if (read.has_value()) {

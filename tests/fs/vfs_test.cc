@@ -337,6 +337,24 @@ TEST_F(VfsTest, AnIndexThatCouldNotBeFetchedIsTriedAgain) {
               IsOkAndHolds(ElementsAre("b", "a.weight.bin")));
 }
 
+// What the origin says is not about the bytes, which may be good.
+TEST_F(VfsTest, AShardThatCouldNotBeFetchedHidesNothingForGood) {
+  origin_.Add("model-00001-of-00002.safetensors", Model(kHeader, 26));
+  origin_.Add(
+      "model-00002-of-00002.safetensors",
+      Model(R"({"z":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 4));
+  origin_.Break("model-00002-of-00002.safetensors", Code::kUnsupported);
+  Start();
+  EXPECT_THAT(List("tensors/raw"), HasCode(Code::kIo));
+  for (const Code code : {Code::kCorrupt, Code::kStale, Code::kUnsupported}) {
+    origin_.Break("model-00002-of-00002.safetensors", code);
+    EXPECT_FALSE(List("tensors/raw").has_value()) << CodeName(code);
+  }
+  origin_.Repair();
+  EXPECT_THAT(List("tensors/raw"),
+              IsOkAndHolds(ElementsAre("b", "a.weight.bin", "z.bin")));
+}
+
 TEST_F(VfsTest, NodesOfNoMountAreRefused) {
   origin_.Add("model.safetensors", Model(kHeader, 26));
   Start();
