@@ -37,9 +37,10 @@ namespace {
 constexpr int kPipeFd = 3;
 constexpr std::chrono::seconds kEndLimit{5};
 constexpr std::array kEndSignals = {SIGINT, SIGTERM, SIGHUP};
-// Nobody who sends these means to end a mount.
+// Nobody who sends these means to end a mount. A limit of file sizes (SIGXFSZ)
+// is as a full disk.
 constexpr std::array kIgnored = {SIGPIPE,   SIGUSR1, SIGUSR2, SIGALRM,
-                                 SIGVTALRM, SIGPROF, SIGIO};
+                                 SIGVTALRM, SIGPROF, SIGIO,   SIGXFSZ};
 
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a handler
 volatile std::sig_atomic_t caught_signal = 0;
