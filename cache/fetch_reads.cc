@@ -60,6 +60,29 @@ const Error* FailedLately(const ReadOp& op, const std::vector<bool>& has) {
   return nullptr;
 }
 
+// How long others waited, just before, for what the read wants. Under the
+// mutex.
+Clock::Time::duration WaitedBefore(const ReadOp& op,
+                                   const std::vector<bool>& has) {
+  RecentFailures& failures = op.file()->failures;
+  const Clock::Time now = Clock::System().Now();
+  if (has.empty()) return failures.Waited(op.offset(), op.end(), now);
+  Clock::Time::duration most{};
+  for (uint64_t g = op.first_granule(); g <= op.last_granule(); ++g) {
+    if (has[g - op.first_granule()]) continue;
+    most = std::max(
+        most, failures.Waited(g * kGranuleSize, (g + 1) * kGranuleSize, now));
+  }
+  return most;
+}
+
+// Of a read that is interrupted. Under the mutex.
+void RememberWait(const ReadOp& op) {
+  const Clock::Time now = Clock::System().Now();
+  op.file()->failures.AddWait(op.offset(), op.end(), now,
+                              now - op.started() + op.waited_before);
+}
+
 // Of all that the read still lacks. Under the mutex.
 void RememberFailure(const ReadOp& op, const Error& error) {
   FetchFile& file = *op.file();
@@ -150,10 +173,12 @@ ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
       break;
     }
     if (options.deadline != Clock::Time::max()) {
-      op->deadline_timer =
-          timers_.At(options.deadline, [weak = weak_from_this(), id] {
-            if (auto self = weak.lock()) self->OnDeadline(id);
-          });
+      op->waited_before = WaitedBefore(*op, has);
+      op->deadline_timer = timers_.At(options.deadline - op->waited_before,
+                                      [weak = weak_from_this(), id] {
+                                        if (auto self = weak.lock())
+                                          self->OnDeadline(id);
+                                      });
     }
     if (const Error* failed = FailedLately(*op, has)) {
       effects.failures.push_back({op, *failed});
@@ -340,6 +365,7 @@ void FetchCore::CancelRead(const FetchFile& file, ReadId id) {
     MutexLock lock(mutex_);
     auto it = reads_.find(id);
     if (it == reads_.end() || it->second->file().get() != &file) return;
+    RememberWait(*it->second);
     effects.failures.push_back(
         {it->second, MakeError(Code::kCancelled, "{}: the read was cancelled",
                                Range(*it->second))});
@@ -404,7 +430,7 @@ Error FetchCore::DeadlineError(const ReadOp& op) const {
   }
   if (!running.empty()) why += (why.empty() ? "" : "; then ") + running;
   const std::chrono::duration<double> seconds =
-      Clock::System().Now() - op.started();
+      Clock::System().Now() - op.started() + op.waited_before;
   return MakeError(Code::kUnavailable,
                    "{}: not there at the deadline after {:.1f} s, tier {}, {} "
                    "attempts, {}",

@@ -127,6 +127,8 @@ class ReadOp {
   void RunDone() EXCLUDES(mutex_);
 
   std::optional<TimerQueue::Id> deadline_timer;  // FetchCore
+  // What others waited for these bytes just before, in vain. FetchCore
+  Clock::Time::duration waited_before{};
   size_t waits = 0;                              // FetchCore: granules' waiters
   std::vector<std::shared_ptr<Flight>> flights;  // FetchCore: without granules
 

@@ -38,9 +38,29 @@ const Error* RecentFailures::Find(uint64_t begin, uint64_t end, Clock::Time now,
 }
 
 void RecentFailures::Forget(uint64_t begin, uint64_t end) {
-  std::erase_if(failures_, [&](const Failure& failure) {
-    return failure.begin < end && begin < failure.end;
-  });
+  const auto overlaps = [&](const auto& range) {
+    return range.begin < end && begin < range.end;
+  };
+  std::erase_if(failures_, overlaps);
+  std::erase_if(waits_, overlaps);
+}
+
+void RecentFailures::AddWait(uint64_t begin, uint64_t end, Clock::Time now,
+                             Duration waited) {
+  if (begin >= end) return;
+  if (waits_.size() >= kMost) waits_.pop_front();
+  waits_.push_back({begin, end, now + memory_, waited});
+}
+
+RecentFailures::Duration RecentFailures::Waited(uint64_t begin, uint64_t end,
+                                                Clock::Time now) {
+  while (!waits_.empty() && waits_.front().until <= now) waits_.pop_front();
+  Duration most{};
+  for (const Wait& wait : waits_) {
+    if (wait.begin < end && begin < wait.end)
+      most = std::max(most, wait.waited);
+  }
+  return most;
 }
 
 }  // namespace weightfs

@@ -37,6 +37,12 @@ class RecentFailures {
   // [begin, end) came after all.
   void Forget(uint64_t begin, uint64_t end);
 
+  // Somebody waited for [begin, end) and was interrupted: the next one who
+  // waits for the page asks again, and is to wait so much less.
+  void AddWait(uint64_t begin, uint64_t end, Clock::Time now, Duration waited);
+  // How long some of [begin, end) was waited for so, at most.
+  Duration Waited(uint64_t begin, uint64_t end, Clock::Time now);
+
  private:
   struct Failure {
     uint64_t begin;
@@ -46,8 +52,16 @@ class RecentFailures {
     Error error;
   };
 
+  struct Wait {
+    uint64_t begin;
+    uint64_t end;
+    Clock::Time until;
+    Duration waited;
+  };
+
   const std::chrono::milliseconds memory_;
   std::deque<Failure> failures_;  // oldest first
+  std::deque<Wait> waits_;        // oldest first
 };
 
 }  // namespace weightfs

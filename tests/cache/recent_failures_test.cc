@@ -1,5 +1,7 @@
 #include "cache/recent_failures.h"
 
+#include <thread>
+
 #include "tests/cache/fetcher_fixture.h"
 
 namespace weightfs {
@@ -51,6 +53,25 @@ TEST(RecentFailuresTest, ForgetsWhatCameAfterAllAndTheOldest) {
   EXPECT_EQ(none.Find(0, 9, now, {}), nullptr);
 }
 
+TEST(RecentFailuresTest, AddsUpWhatWasWaitedForARange) {
+  RecentFailures failures(seconds(1));
+  const Clock::Time now{std::chrono::hours(1)};
+  EXPECT_EQ(failures.Waited(0, 100, now), Duration::zero());
+  failures.AddWait(10, 20, now, seconds(5));
+  failures.AddWait(15, 20, now, seconds(7));
+  failures.AddWait(18, 20, now, seconds(6));
+  EXPECT_EQ(failures.Waited(0, 10, now), Duration::zero());
+  EXPECT_EQ(failures.Waited(20, 30, now), Duration::zero());
+  EXPECT_EQ(failures.Waited(14, 15, now), seconds(5));
+  EXPECT_EQ(failures.Waited(14, 30, now), seconds(7));
+  EXPECT_EQ(failures.Find(10, 20, now, {}), nullptr);
+  EXPECT_EQ(failures.Waited(0, 30, now + milliseconds(999)), seconds(7));
+  EXPECT_EQ(failures.Waited(0, 30, now + seconds(1)), Duration::zero());
+  failures.AddWait(10, 20, now, seconds(5));
+  failures.Forget(19, 30);
+  EXPECT_EQ(failures.Waited(0, 30, now), Duration::zero());
+}
+
 class FailedReadTest : public FetcherTest {
  protected:
   static Clock::Time In(milliseconds time) {
@@ -92,6 +113,31 @@ TEST_F(FailedReadTest, OnlyWhatIsMissingFails) {
   EXPECT_TRUE(IsRight(Read(0, kG)));
   EXPECT_THAT(Read(kG, 1)->Wait(), HasCode(Code::kStale));
   EXPECT_EQ(origin_.starts().size(), 1u);
+}
+
+// As a process that is killed while others wait for the same page: each of them
+// asks in turn.
+TEST_F(FailedReadTest, WhatAnInterruptedReadWaitedCountsForTheNext) {
+  for (const bool cached : {true, false}) {
+    cached ? Open(8 * kG) : OpenWithoutCache(8 * kG);
+    const auto begin = Clock::System().Now();
+    Result<> result;
+    for (int i = 0; i < 8; ++i) {
+      auto reading = Read(0, kG, In(milliseconds(600)));
+      std::this_thread::sleep_for(milliseconds(200));
+      object_->CancelRead(reading->id);
+      result = reading->Wait();
+      if (result.error().code() != Code::kCancelled) break;
+    }
+    EXPECT_THAT(result, HasCode(Code::kUnavailable));
+    EXPECT_LT(Clock::System().Now() - begin, milliseconds(1'200));
+    // Bytes that came meanwhile are served.
+    auto other = Read(0, 10);
+    origin_.FinishAll();
+    EXPECT_TRUE(IsRight(other));
+    if (!cached) continue;
+    EXPECT_TRUE(IsRight(Read(5, 10, In(milliseconds(600)))));
+  }
 }
 
 TEST_F(FailedReadTest, WithoutACacheToo) {
