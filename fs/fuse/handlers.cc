@@ -129,6 +129,7 @@ void OnInit(void* userdata, fuse_conn_info* conn) {
   // The kernel waits for asynchronous direct reads without a way to interrupt:
   // not even SIGKILL would end a reader whose origin hangs.
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_ASYNC_DIO);
+  state.parallel_folders = (conn->capable & FUSE_CAP_PARALLEL_DIROPS) != 0;
   MutexLock lock(state.mutex);
   state.settings.max_read = std::min(conn->max_write, kMaxRequest);
   state.settings.max_background = conn->max_background;

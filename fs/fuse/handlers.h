@@ -7,6 +7,7 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
+#include <atomic>
 #include <memory>
 
 #include "formats/base/mutex.h"
@@ -26,6 +27,9 @@ struct FuseState {
   Vfs* const vfs;
   uid_t uid = 0;
   gid_t gid = 0;
+  // The kernel may send look-ups and listings of one folder side by side.
+  std::atomic<bool> parallel_folders{false};
+  std::atomic<bool> answered{false};  // anything, so far: INIT
 
   Mutex mutex;
   CondVar changed;

@@ -121,6 +121,9 @@ Result<> LowLevelSession::Mount() {
             : "fusermount3 must be installed and the folder must be yours");
   }
   mounted_ = true;
+  if (!AllowParallelFolders(session_)) {
+    return Error(Code::kIo, "libfuse refused I/O of our own; see the log");
+  }
   return {};
 }
 

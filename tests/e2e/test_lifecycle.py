@@ -27,6 +27,10 @@ how, path, offset = sys.argv[1], sys.argv[2], int(sys.argv[3])
 signal.signal(signal.SIGINT, signal.SIG_DFL if how.endswith("-default")
               else signal.default_int_handler)
 how = how.removesuffix("-default")
+if how == "stat":
+    print("reads", flush=True)
+    os.stat(path)
+    sys.exit()
 flags = os.O_RDONLY | (os.O_DIRECT if how == "direct" else 0)
 file = open(os.open(path, flags), "rb", buffering=0)
 print("reads", flush=True)
@@ -365,6 +369,24 @@ def test_mount_fails_in_one_line_when_the_hub_is_down(hub, tmp_path):
     assert time.monotonic() - start < 10
     assert harness.mount_type(path) is None
     assert os.listdir(path) == []
+
+
+def test_sigkill_ends_look_ups_beside_others(hub, mount, readers):
+    """In one folder, while the first of them waits for the index."""
+    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    hub.fault("hang", number=0, listener="cdn")
+    mounted = mount("org/model", hub)
+    tensors = mounted.path / "tensors"
+    processes = [readers.start("stat", tensors / name, 0)
+                 for name in ("raw/x", "raw/y", "raw/z")]
+    assert harness.wait_until(
+        lambda: all(is_waiting(p.pid) for p in processes))
+    assert not harness.wait_until(
+        lambda: any(p.poll() is not None for p in processes), 0.5)
+    for process in processes[1:]:
+        process.kill()
+    assert harness.wait_until(
+        lambda: all(p.poll() is not None for p in processes[1:]), LIMIT)
 
 
 @pytest.mark.parametrize("status", [400, 451])

@@ -1,0 +1,49 @@
+// The kernel's INIT, answered with what libfuse 3.14 leaves out.
+
+#include <linux/fuse.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstddef>
+#include <cstring>
+
+#include "fs/fuse/handlers.h"
+#include "fs/fuse/kernel_settings.h"
+
+namespace weightfs {
+namespace {
+
+// The flags are all that is changed, and they are in every version's reply.
+constexpr size_t kLeast =
+    offsetof(fuse_init_out, flags) + sizeof(fuse_init_out::flags);
+
+ssize_t Write(int fd, iovec* parts, int count, void* userdata) {
+  auto& state = *static_cast<FuseState*>(userdata);
+  // INIT is the first request, and nothing else is sent before its answer.
+  const bool first = !state.answered.exchange(true);
+  if (!first || !state.parallel_folders || count != 2 ||
+      parts[1].iov_len < kLeast || parts[1].iov_len > sizeof(fuse_init_out)) {
+    return ::writev(fd, parts, count);
+  }
+  fuse_init_out out;
+  std::memcpy(&out, parts[1].iov_base, parts[1].iov_len);
+  out.flags |= FUSE_PARALLEL_DIROPS;
+  std::array<iovec, 2> changed = {{parts[0], {&out, parts[1].iov_len}}};
+  return ::writev(fd, changed.data(), count);
+}
+
+ssize_t Read(int fd, void* buffer, size_t size, void*) {
+  return ::read(fd, buffer, size);
+}
+
+}  // namespace
+
+bool AllowParallelFolders(fuse_session* session) {
+  fuse_custom_io io{};
+  io.writev = &Write;
+  io.read = &Read;
+  return fuse_session_custom_io(session, &io, fuse_session_fd(session)) == 0;
+}
+
+}  // namespace weightfs
