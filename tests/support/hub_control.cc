@@ -194,6 +194,7 @@ Result<Json> Run(TestHub::State& hub, const std::string& op, const Json& json) {
     }
     return MakeError(Code::kInvalid, "no such repo or commit");
   }
+  if (op == "fault_kinds") return Json{{"kinds", TestHubFaultKindNames()}};
   if (op == "fault_hits") {
     return Json{{"hits", hub.FaultHits(Number(json, "id", 0))}};
   }

@@ -234,4 +234,10 @@ std::optional<TestHubFault::Kind> ParseTestHubFaultKind(std::string_view name) {
   return std::nullopt;
 }
 
+std::vector<std::string_view> TestHubFaultKindNames() {
+  std::vector<std::string_view> names;
+  for (const auto& [value, name] : kNames) names.push_back(name);
+  return names;
+}
+
 }  // namespace weightfs

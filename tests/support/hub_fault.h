@@ -141,6 +141,7 @@ class TestHubFault {
 
 std::string_view ToString(TestHubFault::Kind kind);
 std::optional<TestHubFault::Kind> ParseTestHubFaultKind(std::string_view name);
+std::vector<std::string_view> TestHubFaultKindNames();
 
 }  // namespace weightfs
 
