@@ -1,6 +1,7 @@
 #include "cache/cache_disk.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -63,6 +64,16 @@ class SystemDisk final : public CacheDisk {
       return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                          static_cast<off_t>(offset),
                          static_cast<off_t>(length));
+    });
+  }
+
+  int SyncMapping(std::span<std::byte> bytes) override {
+    static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto start = reinterpret_cast<uintptr_t>(bytes.data());
+    const uintptr_t first = start / page * page;
+    return RetryEintr([&] {
+      return ::msync(reinterpret_cast<void*>(first),
+                     start + bytes.size() - first, MS_SYNC);
     });
   }
 

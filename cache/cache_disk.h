@@ -35,6 +35,8 @@ class CacheDisk {
   virtual int Sync(int fd) = 0;
   virtual int Allocate(int fd, uint64_t offset, uint64_t length) = 0;
   virtual int Punch(int fd, uint64_t offset, uint64_t length) = 0;
+  // msync(MS_SYNC) of the pages that `bytes` lie in, a part of a mapping.
+  virtual int SyncMapping(std::span<std::byte> bytes) = 0;
 
   // -errno if the kernel failed to write back bytes of this file since the
   // description was opened or this was last asked; 0 if not. Does not wait for

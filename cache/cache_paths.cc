@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 
 namespace weightfs {
 namespace {
@@ -37,6 +38,10 @@ bool IsLowerHex(std::string_view text, size_t digits) {
 
 std::string ShortHash(std::string_view text) { return HashHex(text, 8); }
 
+uint64_t NamespaceNumber(std::string_view cache_namespace) {
+  return std::stoull(ShortHash(cache_namespace), nullptr, 16);
+}
+
 std::string NamespacePath(std::string_view cache_namespace) {
   return fmt::format("{}/{}", kObjectsFolder, ShortHash(cache_namespace));
 }
@@ -55,9 +60,32 @@ Result<std::string> ObjectPath(std::string_view cache_namespace,
     return MakeError(Code::kInvalid, "not a {} id ({} bytes)",
                      sha256 ? "sha256" : "git", id.value.size());
   }
-  return fmt::format("{}/{}/{}/{}", NamespacePath(cache_namespace),
-                     sha256 ? "sha256" : "git", id.value.substr(0, 2),
-                     id.value);
+  return fmt::format("{}/{}", NamespacePath(cache_namespace), VerifiedPath(id));
+}
+
+std::string VerifiedPath(const ContentId& id) {
+  return fmt::format("{}/{}/{}",
+                     id.kind == ContentId::Kind::kSha256 ? "sha256" : "git",
+                     id.value.substr(0, 2), id.value);
+}
+
+std::string ClaimedPath(uint64_t owner, std::string_view path) {
+  return fmt::format("{}/{:016x}/{}", kObjectsFolder, owner, path);
+}
+
+Result<ContentId> IdOfPath(std::string_view path) {
+  for (const auto& [kind, folder, digits] :
+       {std::tuple{ContentId::Kind::kSha256, "sha256", 64},
+        std::tuple{ContentId::Kind::kGit, "git", 40}}) {
+    const size_t slash = path.rfind('/');
+    if (slash == path.npos) break;
+    const std::string_view value = path.substr(slash + 1);
+    if (!IsLowerHex(value, static_cast<size_t>(digits))) continue;
+    ContentId id{kind, std::string(value)};
+    const std::string wanted = VerifiedPath(id);
+    if (path == wanted || path.ends_with("/" + wanted)) return id;
+  }
+  return MakeError(Code::kInvalid, "{}: not an object's folder", path);
 }
 
 std::string FileNameFor(std::string_view text) {

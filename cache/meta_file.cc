@@ -21,6 +21,9 @@ constexpr size_t kSlabBytes = 2 * sizeof(uint32_t);
 constexpr size_t kIdBytes = 32;
 constexpr size_t kCheckOffset = kMetaFixedSize - sizeof(uint64_t);
 constexpr size_t kStateOffset = kMetaFixedSize;
+constexpr size_t kVerifiedOffset = kStateOffset + 4;
+constexpr size_t kBootIdOffset = kVerifiedOffset + 4;
+constexpr size_t kOwnerOffset = kBootIdOffset + 16;
 
 uint64_t Xxh3(std::span<const std::byte> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
@@ -89,7 +92,8 @@ MetaLayout MetaLayout::For(uint64_t object_size) {
 }
 
 std::array<std::byte, kMetaHeaderSize> EncodeMetaHeader(const ContentId& id,
-                                                        uint64_t object_size) {
+                                                        uint64_t object_size,
+                                                        uint64_t owner) {
   const MetaLayout layout = MetaLayout::For(object_size);
   assert(id.value.size() <= 2 * kIdBytes);
   std::array<std::byte, kMetaHeaderSize> header{};
@@ -109,6 +113,7 @@ std::array<std::byte, kMetaHeaderSize> EncodeMetaHeader(const ContentId& id,
   writer.AddHex(id.value);
   const uint64_t check = Xxh3(std::span(header).first(kCheckOffset));
   std::memcpy(header.data() + kCheckOffset, &check, sizeof(check));
+  std::memcpy(header.data() + kOwnerOffset, &owner, sizeof(owner));
   return header;
 }
 
@@ -128,13 +133,18 @@ Result<> CheckMetaHeader(std::span<const std::byte> header, const ContentId& id,
       Expect(reader, "header size", static_cast<uint32_t>(kMetaHeaderSize)));
   RETURN_IF_ERROR(Expect(reader, "object size", object_size));
   // The other fixed fields follow from the id and the size.
-  const auto wanted = EncodeMetaHeader(id, object_size);
+  const auto wanted = EncodeMetaHeader(id, object_size, 0);
   if (std::memcmp(header.data(), wanted.data(), kMetaFixedSize) != 0) {
     return MakeError(Code::kCorrupt, "meta: damaged, or not of {}",
                      id.ToString());
   }
   ByteReader state_reader("meta", header.subspan(kStateOffset));
   ASSIGN_OR_RETURN(const auto state, state_reader.Read<uint32_t>("state"));
+  ASSIGN_OR_RETURN(const auto verified,
+                   state_reader.Read<uint32_t>("verified"));
+  if (verified > 1) {
+    return MakeError(Code::kCorrupt, "meta: verified is {}", verified);
+  }
   if (state == static_cast<uint32_t>(MetaState::kOpen) ||
       state == static_cast<uint32_t>(MetaState::kSealed)) {
     return {};
@@ -170,8 +180,80 @@ Result<std::unique_ptr<MetaFile>> MetaFile::Open(int fd, const ContentId& id,
 }
 
 void MetaFile::Wipe(uint64_t granule, uint64_t seen) {
+  SetVerified(false);
   StartGeneration(granule * kGranuleSize / kSlabSize);
   EntryRef(granule).compare_exchange_strong(seen, 0, std::memory_order_acq_rel);
+}
+
+MetaState MetaFile::state() const {
+  return static_cast<MetaState>(
+      HeaderWord(kStateOffset).load(std::memory_order_acquire));
+}
+
+void MetaFile::Poison() {
+  SetVerified(false);
+  HeaderWord(kStateOffset)
+      .store(static_cast<uint32_t>(MetaState::kPoisoned),
+             std::memory_order_release);
+}
+
+bool MetaFile::IsSealed(const BootId& boot) const {
+  if (state() != MetaState::kSealed) return false;
+  // Stored before the state, and whoever seals holds pins on all slabs.
+  BootId stored{};
+  std::memcpy(stored.data(), mapping_->bytes().data() + kBootIdOffset,
+              stored.size());
+  return stored == boot && !faulted();
+}
+
+void MetaFile::Seal(const BootId& boot) {
+  for (size_t i = 0; i < boot.size(); i += sizeof(uint32_t)) {
+    uint32_t word = 0;
+    std::memcpy(&word, boot.data() + i, sizeof(word));
+    HeaderWord(kBootIdOffset + i).store(word, std::memory_order_relaxed);
+  }
+  uint32_t open = static_cast<uint32_t>(MetaState::kOpen);
+  HeaderWord(kStateOffset)
+      .compare_exchange_strong(open, static_cast<uint32_t>(MetaState::kSealed),
+                               std::memory_order_acq_rel);
+}
+
+void MetaFile::Unseal() {
+  uint32_t sealed = static_cast<uint32_t>(MetaState::kSealed);
+  HeaderWord(kStateOffset)
+      .compare_exchange_strong(sealed, static_cast<uint32_t>(MetaState::kOpen),
+                               std::memory_order_acq_rel);
+}
+
+bool MetaFile::verified() const {
+  return HeaderWord(kVerifiedOffset).load(std::memory_order_acquire) == 1;
+}
+
+void MetaFile::SetVerified(bool verified) {
+  const std::atomic_ref<uint32_t> word = HeaderWord(kVerifiedOffset);
+  // Read first: a page that nobody writes needs no write-back.
+  if (word.load(std::memory_order_acquire) != (verified ? 1U : 0U)) {
+    word.store(verified ? 1 : 0);
+  }
+}
+
+uint64_t MetaFile::owner() const {
+  uint64_t owner = 0;
+  std::memcpy(&owner, mapping_->bytes().data() + kOwnerOffset, sizeof(owner));
+  return owner;
+}
+
+int MetaFile::Sync(CacheDisk& disk, uint64_t slab) {
+  constexpr uint64_t kPerSlab = kSlabSize / kGranuleSize;
+  const uint64_t begin = slab * kPerSlab;
+  const uint64_t end = std::min(begin + kPerSlab, layout_.granules);
+  const auto bytes = mapping_->bytes();
+  const auto entries =
+      bytes.subspan(layout_.entries_offset + begin * sizeof(uint64_t),
+                    (end - begin) * sizeof(uint64_t));
+  const auto head = bytes.first(kMetaHeaderSize + (slab + 1) * kSlabBytes);
+  const int result = disk.SyncMapping(head);
+  return result != 0 ? result : disk.SyncMapping(entries);
 }
 
 void MetaFile::Touch(uint64_t slab, uint32_t minutes) {
@@ -184,6 +266,11 @@ void MetaFile::Touch(uint64_t slab, uint32_t minutes) {
 
 uint32_t MetaFile::Recency(uint64_t slab) const {
   return SlabRef(slab, 0).load(std::memory_order_relaxed);
+}
+
+std::atomic_ref<uint32_t> MetaFile::HeaderWord(size_t offset) const {
+  return std::atomic_ref<uint32_t>(
+      *reinterpret_cast<uint32_t*>(mapping_->bytes().data() + offset));
 }
 
 std::atomic_ref<uint64_t> MetaFile::EntryRef(uint64_t granule) const {

@@ -18,11 +18,19 @@
 #include "cache/cache_disk.h"
 #include "cache/origin.h"
 #include "formats/base/result.h"
+#include "formats/base/unique_fd.h"
 
 namespace weightfs {
 
 inline constexpr uint64_t kGranuleSize = 128 * 1024;     // bytes
 inline constexpr uint64_t kSlabSize = 64 * 1024 * 1024;  // bytes
+
+// What a cache folder may take; see CacheSpace.
+struct CacheLimits {
+  uint64_t max_bytes = UINT64_MAX;  // of the disk, all that is in the folder
+  uint64_t keep_free = 0;           // bytes of the file system left to others
+  bool unlimited() const { return max_bytes == UINT64_MAX && keep_free == 0; }
+};
 
 // Keeps the slabs of a range from being evicted, by this or any other process,
 // as long as it lives. Movable; empty after a move.
@@ -73,6 +81,39 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   // bytes are published, and match their hash. Pins by itself; waits for the
   // disk.
   virtual Result<> Put(uint64_t granule, std::span<const std::byte> bytes) = 0;
+
+  // False once the file broke, was poisoned, or stopped to be another
+  // namespace's verified object: every granule counts as absent. Open it anew.
+  virtual bool IsWhole() const = 0;
+
+  // Whole-file hashes. Changes before published bytes of the slab may become
+  // others.
+  virtual uint32_t Generation(uint64_t slab) const = 0;
+  // Whether the whole-file hash was right and no byte was lost since.
+  virtual bool verified() const = 0;
+  // The whole-file hash is right: makes the object known by its id to all
+  // namespaces. `generations`: of each slab, from before its bytes were hashed.
+  // kStale: some were lost or changed since. Waits for the disk.
+  virtual Result<> Promote(std::span<const uint32_t> generations) = 0;
+  // The whole-file hash is wrong: nothing of it is used any more, by any
+  // process.
+  virtual void Poison() = 0;
+
+  // A descriptor of its own on the whole object, for reading and mapping by a
+  // process that hashes nothing: sealed, that is complete, on the disk and of
+  // the right whole-file hash in this boot. It, or a mapping of it, keeps the
+  // object from being evicted. Hashes the file unless it is sealed: waits for
+  // the disk. kStale: not complete, or being evicted. kCorrupt: the hash is
+  // wrong.
+  virtual Result<UniqueFd> Share() = 0;
+
+  // Claims granules from `first` on for a fetch of this process, so that others
+  // wait for them. How many of them are claimed now: `count`, or fewer where
+  // another process claimed the next. They end with Unclaim, or with the
+  // process. They save transfers and promise nothing.
+  virtual uint64_t Claim(uint64_t first, uint64_t count) = 0;
+  virtual void Unclaim(uint64_t first, uint64_t count) = 0;
+  virtual bool ClaimedElsewhere(uint64_t granule) const = 0;
 };
 
 class ObjectCache {
@@ -80,6 +121,7 @@ class ObjectCache {
   struct Stats {
     uint64_t write_failures = 0;  // granules that could not be kept
     uint64_t bad_granules = 0;    // hashes that did not match
+    uint64_t evicted_bytes = 0;
   };
 
   // Opens the folder or makes it (mode 0700). kDenied: it is another uid's, or
@@ -88,7 +130,8 @@ class ObjectCache {
   // threads start: it forks a probe. `disk` must outlive the cache and its
   // files.
   static Result<std::unique_ptr<ObjectCache>> Open(
-      const std::string& folder, CacheDisk& disk = CacheDisk::System());
+      const std::string& folder, const CacheLimits& limits = {},
+      CacheDisk& disk = CacheDisk::System());
   virtual ~ObjectCache() = default;
 
   virtual const std::string& folder() const = 0;
@@ -100,6 +143,8 @@ class ObjectCache {
   virtual Result<std::shared_ptr<CacheFile>> OpenObject(
       const std::string& cache_namespace, const ContentId& id,
       uint64_t size) = 0;
+  // Evicts down to the limits, if they are exceeded. Waits for the disk.
+  virtual void Trim() = 0;
   virtual Stats stats() const = 0;
 };
 

@@ -7,6 +7,8 @@
 #include <cerrno>
 
 #include "cache/cache_paths.h"
+#include "cache/slab_evictor.h"
+#include "cache/slab_locks.h"
 #include "formats/base/log.h"
 
 namespace weightfs {
@@ -15,6 +17,9 @@ namespace {
 // Each try that fails means that another process changed the folder meanwhile.
 constexpr int kTries = 16;
 
+// What a new object's folders may take on the disk, `meta` aside.
+constexpr uint64_t kFolderBytes = uint64_t{16} * 1024;
+
 bool SameInode(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
@@ -22,29 +27,32 @@ bool SameInode(const struct stat& a, const struct stat& b) {
 // One opening of one object.
 class Opener {
  public:
-  Opener(CacheFolder& folder, CacheDisk& disk, const std::string& path,
-         const ContentId& id, uint64_t size)
-      : folder_(folder),
-        disk_(disk),
+  Opener(const ObjectToOpen& object, const std::string& path)
+      : object_(object),
+        folder_(object.folder),
+        disk_(object.disk),
         path_(path),
-        what_(fmt::format("{}/{}", folder.path(), path)),
-        id_(id),
-        size_(size) {}
+        what_(fmt::format("{}/{}", object.folder.path(), path)),
+        id_(object.id),
+        size_(object.size) {}
 
   Result<ObjectFiles> Run();
+  Result<ObjectFiles> RunVerified();
 
  private:
   // kNotFound: no such folder.
   Result<UniqueFd> OpenFolder() const;
-  // kCorrupt: not an object that can be used.
+  // kCorrupt: not an object that can be used. kStale: it is being removed.
   Result<ObjectFiles> OpenFiles(int object_fd) const;
   Result<UniqueFd> OpenFile(int object_fd, const char* name) const;
+  Result<> LockPresence(int data) const;
   Result<> Make();
   Result<> MakeFiles(const std::string& temp) const;
   Result<UniqueFd> CreateFile(const std::string& relative) const;
   Result<> SetAside(int object_fd);
   void RemoveOlderBad(const std::string& kept) const;
 
+  const ObjectToOpen& object_;
   CacheFolder& folder_;
   CacheDisk& disk_;
   const std::string path_;
@@ -64,14 +72,40 @@ Result<ObjectFiles> Opener::Run() {
       continue;
     }
     auto files = OpenFiles(object_fd->get());
-    if (files.has_value() || files.error().code() != Code::kCorrupt) {
-      return files;
-    }
+    if (files.has_value()) return files;
+    if (files.error().code() == Code::kStale) continue;
+    if (files.error().code() != Code::kCorrupt) return files;
     LogWarning("a cached object is set aside path={} why={}", what_,
                files.error().message());
     RETURN_IF_ERROR(SetAside(object_fd->get()));
   }
   return MakeError(Code::kIo, "{}: other processes keep changing it", what_);
+}
+
+Result<ObjectFiles> Opener::RunVerified() {
+  ASSIGN_OR_RETURN(const UniqueFd object_fd, OpenFolder());
+  auto files = OpenFiles(object_fd.get());
+  if (files.has_value() && files->meta->verified()) return files;
+  if (files.has_value()) {
+    // Bytes of it were lost; whoever saw that could not move it.
+    DemoteObject(folder_, path_, files->meta->owner());
+  } else if (files.error().code() == Code::kCorrupt) {
+    LogWarning("a cached object is set aside path={} why={}", what_,
+               files.error().message());
+    RETURN_IF_ERROR(SetAside(object_fd.get()));
+  }
+  return Error(Code::kNotFound, what_);
+}
+
+// With the lock, nobody removes the folder; without it, somebody does now.
+Result<> Opener::LockPresence(int data) const {
+  const int locked = SetOfdLock(data, F_RDLCK, kPresenceByte, 1);
+  if (locked == -EAGAIN) return Error(Code::kStale, what_);
+  if (locked < 0) return DiskError(-locked, what_);
+  struct stat status {};
+  if (::fstat(data, &status) != 0) return DiskError(errno, what_);
+  if (status.st_nlink == 0) return Error(Code::kStale, what_);
+  return {};
 }
 
 Result<UniqueFd> Opener::OpenFolder() const {
@@ -106,6 +140,9 @@ Result<ObjectFiles> Opener::OpenFiles(int object_fd) const {
     return MakeError(Code::kCorrupt, "data: {} bytes, not {}", status.st_size,
                      size_);
   }
+  RETURN_IF_ERROR(LockPresence(files.data.get()));
+  files.claims = UniqueFd(::openat(
+      object_fd, "claims", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   ASSIGN_OR_RETURN(const UniqueFd meta, OpenFile(object_fd, "meta"));
   ASSIGN_OR_RETURN(files.meta,
                    MetaFile::Open(meta.get(), id_, size_, what_ + "/meta"));
@@ -113,6 +150,9 @@ Result<ObjectFiles> Opener::OpenFiles(int object_fd) const {
 }
 
 Result<> Opener::Make() {
+  if (!object_.space.Take(MetaLayout::For(size_).file_size + kFolderBytes)) {
+    return MakeError(Code::kNoSpace, "{}: the cache is full", what_);
+  }
   RETURN_IF_ERROR(folder_.MakeFolders(kTempFolder));
   const std::string temp = folder_.TempPath();
   Result<> result = MakeFiles(temp);
@@ -150,7 +190,7 @@ Result<> Opener::MakeFiles(const std::string& temp) const {
   const int allocated =
       disk_.Allocate(meta.get(), 0, MetaLayout::For(size_).file_size);
   if (allocated != 0) return DiskError(-allocated, meta_name);
-  const auto header = EncodeMetaHeader(id_, size_);
+  const auto header = EncodeMetaHeader(id_, size_, object_.owner);
   return WriteFully(disk_, meta.get(), header, 0, meta_name);
 }
 
@@ -199,10 +239,13 @@ void Opener::RemoveOlderBad(const std::string& kept) const {
 
 }  // namespace
 
-Result<ObjectFiles> OpenObjectFiles(CacheFolder& folder, CacheDisk& disk,
-                                    const std::string& path,
-                                    const ContentId& id, uint64_t size) {
-  return Opener(folder, disk, path, id, size).Run();
+Result<ObjectFiles> OpenObjectFiles(const ObjectToOpen& object,
+                                    const std::string& path) {
+  return Opener(object, path).Run();
+}
+
+Result<ObjectFiles> OpenVerifiedFiles(const ObjectToOpen& object) {
+  return Opener(object, VerifiedPath(object.id)).RunVerified();
 }
 
 }  // namespace weightfs

@@ -14,6 +14,7 @@
 
 #include "cache/cache_disk.h"
 #include "cache/cache_folder.h"
+#include "cache/cache_space.h"
 #include "cache/meta_file.h"
 #include "formats/base/result.h"
 #include "formats/base/unique_fd.h"
@@ -21,7 +22,10 @@
 namespace weightfs {
 
 struct ObjectFiles {
-  UniqueFd data;  // for reading and writing; its description holds the pins
+  // For reading and writing; its description holds the pins, and the lock that
+  // says that the object is open.
+  UniqueFd data;
+  UniqueFd claims;  // for locks; not valid: there are no claims
   std::unique_ptr<MetaFile> meta;
 };
 
@@ -30,9 +34,21 @@ struct ObjectFiles {
 // "<path>.bad-<unique>" and made anew; the last such is kept. An error
 // means that the disk cannot hold the object now: serve it without the cache.
 // REQUIRES: size <= kMaxObjectSize, `id` is plain hex (see ObjectPath).
-Result<ObjectFiles> OpenObjectFiles(CacheFolder& folder, CacheDisk& disk,
-                                    const std::string& path,
-                                    const ContentId& id, uint64_t size);
+struct ObjectToOpen {
+  CacheFolder& folder;
+  CacheDisk& disk;
+  CacheSpace& space;
+  ContentId id;
+  uint64_t size;
+  uint64_t owner;  // NamespaceNumber of whoever opens it
+};
+Result<ObjectFiles> OpenObjectFiles(const ObjectToOpen& object,
+                                    const std::string& path);
+
+// The object in the folder of its VerifiedPath, whoever's it was; kNotFound if
+// there is none. One that is not verified any more is moved to where it
+// belongs.
+Result<ObjectFiles> OpenVerifiedFiles(const ObjectToOpen& object);
 
 }  // namespace weightfs
 

@@ -18,6 +18,10 @@
 
 namespace weightfs {
 
+// The byte of `data` that whoever has the object open holds a shared lock on:
+// with an exclusive one, nobody has it open, and its folder may be removed.
+inline constexpr uint64_t kPresenceByte = uint64_t{1} << 62;
+
 // One F_OFD_SETLK, which never waits: 0 or -errno; -EAGAIN if another open file
 // description holds a lock that conflicts. `type`: F_RDLCK, F_WRLCK, F_UNLCK.
 int SetOfdLock(int fd, short type, uint64_t start, uint64_t length);

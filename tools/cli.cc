@@ -61,6 +61,14 @@ void AddSourceOptions(CLI::App* command, Flags* flags) {
                    "where to keep what was fetched")
       ->type_name("DIR");
   command
+      ->add_option("--cache-size", flags->cache_size,
+                   "keep no more than this, 50G for one")
+      ->type_name("SIZE");
+  command
+      ->add_option("--cache-keep-free", flags->cache_keep_free,
+                   "leave this much of the disk free [2G or 5 %]")
+      ->type_name("SIZE");
+  command
       ->add_option("--endpoint", flags->endpoint, "the Hub, or a mirror of it")
       ->type_name("URL");
   command->add_flag("--offline", flags->offline,

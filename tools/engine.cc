@@ -1,6 +1,8 @@
 #include "tools/engine.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +17,28 @@
 
 namespace weightfs {
 namespace {
+
+// The folder itself, or what there is of those above it.
+std::string ExistingParent(std::string path) {
+  while (path.size() > 1 && ::access(path.c_str(), F_OK) != 0) {
+    path.resize(std::max<size_t>(path.rfind('/'), 1));
+  }
+  return path;
+}
+
+// What the options say, and else what leaves the disk usable for others.
+CacheLimits Limits(const Options& options) {
+  constexpr uint64_t kMostKeptFree = uint64_t{2} << 30;
+  CacheLimits limits{.max_bytes = options.cache_size, .keep_free = 0};
+  struct statvfs disk {};
+  if (options.cache_keep_free) {
+    limits.keep_free = *options.cache_keep_free;
+  } else if (::statvfs(ExistingParent(options.cache_dir).c_str(), &disk) == 0) {
+    limits.keep_free =
+        std::min(uint64_t{disk.f_blocks} * disk.f_frsize / 20, kMostKeptFree);
+  }
+  return limits;
+}
 
 // A hub's id that was not found, where a file of that name lies around.
 Error HintAtLocalPath(Error error, const Source& source) {
@@ -47,6 +71,10 @@ Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
   RETURN_IF_ERROR(engine->OpenOrigin(options));
   engine->fetcher_ = Fetcher::Create(*engine->origin_, engine->timers_,
                                      engine->pool_, FetcherOptions());
+  if (engine->cache_ != nullptr) {
+    // A smaller limit than last time.
+    engine->pool_.Submit([cache = engine->cache_.get()] { cache->Trim(); });
+  }
   RepoOptions repo_options;
   repo_options.metadata_timeout = options.metadata_timeout;
   auto repo = Repo::Open({.origin = engine->origin_.get(),
@@ -114,7 +142,7 @@ Result<> Engine::OpenCache(const Options& options) {
           ? Error(
                 Code::kInvalid,
                 "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir")
-          : ObjectCache::Open(options.cache_dir);
+          : ObjectCache::Open(options.cache_dir, Limits(options));
   if (opened.has_value()) {
     cache_ = *std::move(opened);
     store_ = std::make_unique<SnapshotStore>(options.cache_dir);

@@ -148,6 +148,24 @@ Result<> ResolveHub(const Flags& flags, const Environment& environment,
                          &options->stall_timeout);
 }
 
+Result<> ResolveLimits(const Flags& flags, Options* options) {
+  if (!flags.cache_size.empty()) {
+    auto size = ParseSize(flags.cache_size);
+    if (!size.has_value()) {
+      return std::move(size).error().AddContext("--cache-size");
+    }
+    options->cache_size = *size;
+  }
+  if (!flags.cache_keep_free.empty()) {
+    auto size = ParseSize(flags.cache_keep_free);
+    if (!size.has_value()) {
+      return std::move(size).error().AddContext("--cache-keep-free");
+    }
+    options->cache_keep_free = *size;
+  }
+  return {};
+}
+
 Result<> ResolveWords(const Flags& flags, Options* options) {
   if (!flags.log_level.empty()) {
     const std::string level = ToLower(flags.log_level);
@@ -201,6 +219,7 @@ Result<Options> ResolveOptions(const Flags& flags,
   options.set = flags.set;
   RETURN_IF_ERROR(ResolveFolders(flags, environment, &options));
   RETURN_IF_ERROR(ResolveHub(flags, environment, &options));
+  RETURN_IF_ERROR(ResolveLimits(flags, &options));
   RETURN_IF_ERROR(ResolveWords(flags, &options));
   if (flags.read_ahead_kb > kMaxReadAheadKb) {
     return MakeError(Code::kInvalid,
@@ -262,6 +281,34 @@ Result<std::chrono::milliseconds> ParseDuration(std::string_view text) {
                      QuoteName(text));
   }
   return std::chrono::milliseconds(static_cast<int64_t>(milliseconds));
+}
+
+Result<uint64_t> ParseSize(std::string_view text) {
+  double value = 0;
+  const auto [end, failed] = std::from_chars(
+      text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  std::string unit = ToLower({end, text.data() + text.size()});
+  if (unit.ends_with("ib")) {
+    unit.resize(unit.size() - 2);
+  } else if (unit.ends_with('b') || (unit.size() == 2 && unit[1] == 'i')) {
+    unit.pop_back();
+  }
+  constexpr std::string_view kUnits = "kmgtp";
+  double scale = 1;
+  const size_t power = unit.size() == 1 ? kUnits.find(unit[0]) : 0;
+  if (unit.size() == 1 && power != kUnits.npos) {
+    for (size_t i = 0; i <= power; ++i) scale *= 1024;
+  }
+  const bool known = unit.empty() || (unit.size() == 1 && power != kUnits.npos);
+  const double bytes = value * scale;
+  constexpr double kMost = 9e18;
+  // Written so that NaN fails, too.
+  if (failed != std::errc() || !known || !(bytes >= 0 && bytes <= kMost)) {
+    return MakeError(Code::kInvalid,
+                     "{} is no size; give bytes, or a number with K, M, G or T",
+                     QuoteName(text));
+  }
+  return static_cast<uint64_t>(bytes);
 }
 
 Result<std::string> NormalizeEndpoint(std::string_view url) {

@@ -28,6 +28,8 @@ struct Flags {
   std::string tensor;
   std::string set;
   std::string cache_dir;
+  std::string cache_size;
+  std::string cache_keep_free;
   std::string endpoint;
   std::string token_file;
   std::string read_timeout;
@@ -59,6 +61,10 @@ struct Options {
   std::string token_file;
   std::string log_file;
   std::string output;  // also "": standard output
+
+  // Bytes of the disk. No limit: UINT64_MAX. Not given: what suits the disk.
+  uint64_t cache_size = UINT64_MAX;
+  std::optional<uint64_t> cache_keep_free;
 
   std::string endpoint;
   std::string user_agent;
@@ -96,6 +102,9 @@ void LogOptions(const Options& options);
 bool IsTrue(std::string_view value);
 // "300", "1.5", "500ms", "30s", "5m", "2h": positive, a day at most.
 Result<std::chrono::milliseconds> ParseDuration(std::string_view text);
+// "50G", "1.5T", "200M", "4096": bytes; K, M, G, T are powers of 1024, also
+// as Ki or KiB; "0" is 0.
+Result<uint64_t> ParseSize(std::string_view text);
 // Scheme and host in lower case, no slash at the end. kInvalid unless it is
 // http(s)://host[:port][/path].
 Result<std::string> NormalizeEndpoint(std::string_view url);

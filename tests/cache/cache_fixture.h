@@ -125,7 +125,7 @@ class ObjectCacheTest : public ::testing::Test {
   void Restart() {
     file_.reset();
     cache_.reset();
-    auto cache = ObjectCache::Open(folder(), disk_);
+    auto cache = ObjectCache::Open(folder(), {}, disk_);
     ASSERT_OK(cache);
     cache_ = std::move(cache).value();
   }

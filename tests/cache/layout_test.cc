@@ -46,7 +46,7 @@ TEST_F(LayoutTest, MetaHasTheseBytes) {
   ASSERT_EQ(meta.size(), 8192) << kChanged;
   EXPECT_EQ(Hex(meta.substr(0, 128)),
             "7766736d6574610a"  // magic
-            "01000000"          // version
+            "02000000"          // version
             "00010000"          // header size
             "0500000400000000"  // object size
             "00000200"          // granule size
@@ -59,10 +59,12 @@ TEST_F(LayoutTest, MetaHasTheseBytes) {
             "0123456789abcdef0123456789abcdef"
             "0123456789abcdef0123456789abcdef"
             "00000000000000000000000000000000"  // zeros
-            "31ce0ee89f16c3cd")                 // XXH3-64 of the above
+            "2c759c0b3b842778")                 // XXH3-64 of the above
       << kChanged;
-  // State, boot id, zeros.
-  EXPECT_EQ(meta.substr(128, 128), std::string(128, '\0')) << kChanged;
+  // State, verified, boot id; whose it is; zeros.
+  EXPECT_EQ(Hex(meta.substr(128, 24)), std::string(48, '0')) << kChanged;
+  EXPECT_EQ(Hex(meta.substr(152, 8)), "e49a3fa95fdbc596") << kChanged;
+  EXPECT_EQ(meta.substr(160, 96), std::string(96, '\0')) << kChanged;
   const auto now = static_cast<uint32_t>(::time(nullptr) / 60);
   // Two slabs' recency and generation.
   for (const size_t offset : {256, 264}) {
@@ -85,7 +87,7 @@ TEST_F(LayoutTest, MetaOfAGitObjectHasTheseBytes) {
   ASSERT_EQ(meta.size(), 4096) << kChanged;
   EXPECT_EQ(Hex(meta.substr(0, 128)),
             "7766736d6574610a"
-            "01000000"
+            "02000000"
             "00010000"
             "0100000000000000"
             "00000200"
@@ -98,7 +100,7 @@ TEST_F(LayoutTest, MetaOfAGitObjectHasTheseBytes) {
             "0123456789abcdef0123456789abcdef"
             "01234567000000000000000000000000"
             "00000000000000000000000000000000"
-            "014808c8d0e6acbe")
+            "a39316e1997415a3")
       << kChanged;
 }
 
@@ -130,13 +132,14 @@ TEST_F(LayoutTest, FilesHaveTheseNames) {
           "CACHEDIR.TAG", "version", "tmp", "objects", ns, ns + "/namespace",
           ns + "/sha256", ns + "/sha256/01", ns + "/sha256/01/" + sha,
           ns + "/sha256/01/" + sha + "/data",
+          ns + "/sha256/01/" + sha + "/claims",
           ns + "/sha256/01/" + sha + "/meta", ns + "/git", ns + "/git/01",
           ns + "/git/01/" + git, ns + "/git/01/" + git + "/data",
-          ns + "/git/01/" + git + "/meta"))
+          ns + "/git/01/" + git + "/claims", ns + "/git/01/" + git + "/meta"))
       << kChanged;
   EXPECT_EQ(ReadAll(folder() + "/version"), "weightfs cache 1\n") << kChanged;
   EXPECT_EQ(kCacheVersion, 1) << kChanged;
-  EXPECT_EQ(kMetaVersion, 1) << kChanged;
+  EXPECT_EQ(kMetaVersion, 2) << kChanged;
 }
 
 TEST(MetaTest, LayoutGrowsWithTheObject) {
@@ -158,7 +161,7 @@ TEST(MetaTest, LayoutGrowsWithTheObject) {
 
 TEST(MetaTest, EveryFixedBitCounts) {
   const ContentId id = Sha256Id();
-  auto header = EncodeMetaHeader(id, 12345);
+  auto header = EncodeMetaHeader(id, 12345, 7);
   ASSERT_OK(CheckMetaHeader(header, id, 12345));
   for (size_t bit = 0; bit < kMetaFixedSize * 8; ++bit) {
     const std::byte mask{static_cast<uint8_t>(1U << (bit % 8))};

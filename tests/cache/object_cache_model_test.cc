@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "tests/cache/cache_fixture.h"
-#include "tests/cache/evictor_double.h"
+#include "tests/cache/test_evictor.h"
 
 namespace weightfs {
 namespace {
@@ -40,8 +40,8 @@ class ModelTest : public ObjectCacheTest {
     ObjectCacheTest::SetUp();
     cache_.reset();
     for (Process& process : processes_) Start(process);
-    evictor_ =
-        std::make_unique<EvictorDouble>(ObjectFolder(), Sha256Id(), kSize);
+    evictor_ = std::make_unique<TestEvictor>(
+        folder(), ObjectPath(kEndpoint, Sha256Id()).value());
     for (uint64_t slab = 0; slab < kSlabs; ++slab) {
       // A few granules at both ends of each slab.
       for (uint64_t g = slab * 512; g < (slab + 1) * 512; ++g) {
@@ -66,7 +66,7 @@ class ModelTest : public ObjectCacheTest {
   }
   void Start(Process& process) {
     Stop(process);
-    auto cache = ObjectCache::Open(folder(), process.disk);
+    auto cache = ObjectCache::Open(folder(), {}, process.disk);
     ASSERT_OK(cache);
     process.cache = std::move(cache).value();
     Reopen(process);
@@ -202,8 +202,8 @@ class ModelTest : public ObjectCacheTest {
     for (int i = 0; i < 20 && kind < 2; ++i) DoRead(processes_[Random(2)]);
     for (Process& process : processes_) Reopen(process);
     for (auto& [g, known] : known_) known = Known::kAbsent;
-    evictor_ =
-        std::make_unique<EvictorDouble>(ObjectFolder(), Sha256Id(), kSize);
+    evictor_ = std::make_unique<TestEvictor>(
+        folder(), ObjectPath(kEndpoint, Sha256Id()).value());
     ASSERT_TRUE(evictor_->valid());
   }
 
@@ -223,7 +223,7 @@ class ModelTest : public ObjectCacheTest {
 
   std::mt19937_64 random_{kSeed};
   std::array<Process, 2> processes_;
-  std::unique_ptr<EvictorDouble> evictor_;
+  std::unique_ptr<TestEvictor> evictor_;
   std::map<uint64_t, std::vector<std::byte>> truth_;
   std::map<uint64_t, Known> known_;
   uint64_t bytes_compared_ = 0;
@@ -270,7 +270,7 @@ TEST_F(ObjectCacheTest, ThreadsShareOneObject) {
       });
     }
     std::jthread evictor([&] {
-      EvictorDouble evict(ObjectFolder(), Sha256Id(), kSize);
+      TestEvictor evict(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
       for (uint64_t slab = 0; !stop; slab = (slab + 1) % kSlabs) {
         evict.Evict(slab);
         std::this_thread::yield();

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "tests/cache/cache_fixture.h"
-#include "tests/cache/evictor_double.h"
+#include "tests/cache/test_evictor.h"
 
 namespace weightfs {
 namespace {
@@ -175,7 +175,7 @@ TEST_P(KillTest, LeavesNoWrongByte) {
     Child child([&]() -> int {
       FaultyDisk disk;
       ArmKill(disk, n);
-      auto cache = ObjectCache::Open(folder(), disk);
+      auto cache = ObjectCache::Open(folder(), {}, disk);
       if (!cache.has_value()) return kNoCache;
       auto file = (*cache)->OpenObject(kEndpoint, Sha256Id(), kSize);
       if (!file.has_value()) return kNoObject;
@@ -255,7 +255,7 @@ TEST_F(ProcessTest, ReadersNeverSeeHolesWhileAnEvictorRuns) {
   file_.reset();
   cache_.reset();
   Child evictor([&]() -> int {
-    EvictorDouble evict(ObjectFolder(), Sha256Id(), kSize);
+    TestEvictor evict(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
     if (!evict.valid()) return kNoObject;
     for (uint64_t slab = 0;; slab = 1 - slab) evict.Evict(slab);
   });

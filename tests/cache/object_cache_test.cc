@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "tests/cache/cache_fixture.h"
-#include "tests/cache/evictor_double.h"
+#include "tests/cache/test_evictor.h"
 
 namespace weightfs {
 namespace {
@@ -376,7 +376,7 @@ TEST_F(PinTest, AnEvictedGranuleIsAbsentNotZeros) {
   OpenFile(kSmall);
   PutAll(*file_);
   ASSERT_OK(Read(*file_, 0, kSmall));
-  EvictorDouble evictor(ObjectFolder(), Sha256Id(), kSmall);
+  TestEvictor evictor(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
   ASSERT_TRUE(evictor.valid());
   ASSERT_TRUE(evictor.Evict(0));
   EXPECT_THAT(Read(*file_, 0, kSmall), HasCode(Code::kStale));
@@ -391,10 +391,10 @@ TEST_F(PinTest, HashesAgainAfterAnEviction) {
   OpenFile(kSmall);
   PutAll(*file_);
   ASSERT_OK(Read(*file_, 0, kSmall));
-  EvictorDouble evictor(ObjectFolder(), Sha256Id(), kSmall);
+  TestEvictor evictor(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
   ASSERT_TRUE(evictor.Evict(0));
   FaultyDisk lying_disk;
-  auto other = ObjectCache::Open(folder(), lying_disk);
+  auto other = ObjectCache::Open(folder(), {}, lying_disk);
   ASSERT_OK(other);
   auto others_file = (*other)->OpenObject(kEndpoint, Sha256Id(), kSmall);
   ASSERT_OK(others_file);

@@ -6,6 +6,7 @@
 #define WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -120,6 +121,49 @@ class FakeCacheFile final : public CacheFile {
     return {};
   }
 
+  bool IsWhole() const override { return !broken_; }
+  void Break() { broken_ = true; }
+  uint32_t Generation(uint64_t /*slab*/) const override { return 0; }
+  bool verified() const override { return verified_; }
+  Result<> Promote(std::span<const uint32_t> /*generations*/) override {
+    verified_ = true;
+    return {};
+  }
+  void Poison() override { broken_ = true; }
+  Result<UniqueFd> Share() override {
+    return Error(Code::kUnsupported, "in memory");
+  }
+
+  // Granules in [first, first + count) count as claimed by another process.
+  void ClaimForOther(uint64_t first, uint64_t count) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    for (uint64_t g = first; g < first + count; ++g) elsewhere_.insert(g);
+  }
+  void UnclaimForOther() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    elsewhere_.clear();
+  }
+  std::set<uint64_t> claimed() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return claimed_;
+  }
+  uint64_t Claim(uint64_t first, uint64_t count) override EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    uint64_t taken = 0;
+    while (taken < count && !elsewhere_.contains(first + taken)) {
+      claimed_.insert(first + taken++);
+    }
+    return taken;
+  }
+  void Unclaim(uint64_t first, uint64_t count) override EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    for (uint64_t g = first; g < first + count; ++g) claimed_.erase(g);
+  }
+  bool ClaimedElsewhere(uint64_t granule) const override EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return elsewhere_.contains(granule);
+  }
+
  private:
   Result<> Copy(uint64_t offset, std::span<std::byte> out) REQUIRES(mutex_) {
     for (size_t done = 0; done < out.size();) {
@@ -146,6 +190,10 @@ class FakeCacheFile final : public CacheFile {
   Fault on_put_ GUARDED_BY(mutex_);
   std::function<void()> on_look_ GUARDED_BY(mutex_);
   std::function<void()> on_pin_ GUARDED_BY(mutex_);
+  std::set<uint64_t> claimed_ GUARDED_BY(mutex_);
+  std::set<uint64_t> elsewhere_ GUARDED_BY(mutex_);
+  std::atomic<bool> broken_ = false;
+  std::atomic<bool> verified_ = false;
   bool try_read_ GUARDED_BY(mutex_) = false;
   size_t reads_ GUARDED_BY(mutex_) = 0;
 };

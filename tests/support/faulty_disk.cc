@@ -52,7 +52,16 @@ int FaultyDisk::Allocate(int fd, uint64_t offset, uint64_t length) {
 }
 
 int FaultyDisk::Punch(int fd, uint64_t offset, uint64_t length) {
-  return disk_.Punch(fd, offset, length);
+  if (before_punch) before_punch();
+  const int result =
+      punch_error != 0 ? -punch_error : disk_.Punch(fd, offset, length);
+  if (after_punch) after_punch();
+  return result;
+}
+
+int FaultyDisk::SyncMapping(std::span<std::byte> bytes) {
+  if (sync_error != 0) return -sync_error;
+  return skip_mapping_sync ? 0 : disk_.SyncMapping(bytes);
 }
 
 int FaultyDisk::WritebackError(int fd) {

@@ -23,6 +23,9 @@ class FaultyDisk final : public CacheDisk {
   std::atomic<int> read_error = 0;
   std::atomic<int> sync_error = 0;
   std::atomic<int> allocate_error = 0;
+  std::atomic<int> punch_error = 0;
+  // Mappings are not synced, which is slow where a test evicts all the time.
+  std::atomic<bool> skip_mapping_sync = false;
   // The next WritebackError answers this once, as kernels do.
   std::atomic<int> lost_writes = 0;
   // Writes are cut to this many bytes and say so; 0: not.
@@ -38,6 +41,9 @@ class FaultyDisk final : public CacheDisk {
   // Run before the file is written, and after it.
   std::function<void()> before_write;
   std::function<void()> after_write;
+  // Run before and after a hole is punched.
+  std::function<void()> before_punch;
+  std::function<void()> after_punch;
 
   uint64_t reads() const { return reads_; }
   uint64_t writes() const { return writes_; }
@@ -50,6 +56,7 @@ class FaultyDisk final : public CacheDisk {
   int Sync(int fd) override;
   int Allocate(int fd, uint64_t offset, uint64_t length) override;
   int Punch(int fd, uint64_t offset, uint64_t length) override;
+  int SyncMapping(std::span<std::byte> bytes) override;
   int WritebackError(int fd) override;
 
  private:

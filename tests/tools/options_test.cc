@@ -180,6 +180,24 @@ TEST(ParseDurationTest, TakesNumbersWithUnits) {
   EXPECT_THAT(ParseDuration("24h"), IsOkAndHolds(milliseconds(86'400'000)));
 }
 
+TEST(ParseSizeTest, TakesNumbersWithUnits) {
+  EXPECT_THAT(ParseSize("0"), IsOkAndHolds(0u));
+  EXPECT_THAT(ParseSize("4096"), IsOkAndHolds(4096u));
+  EXPECT_THAT(ParseSize("200M"), IsOkAndHolds(200u << 20));
+  EXPECT_THAT(ParseSize("1.5k"), IsOkAndHolds(1536u));
+  for (const char* same : {"50G", "50g", "50GB", "50Gi", "50GiB"}) {
+    EXPECT_THAT(ParseSize(same), IsOkAndHolds(uint64_t{50} << 30)) << same;
+  }
+  EXPECT_THAT(ParseSize("2T"), IsOkAndHolds(uint64_t{2} << 40));
+}
+
+TEST(ParseSizeTest, RefusesAllElse) {
+  for (const char* bad : {"", "G", "-1", "1 G", "1X", "1Gx", "nan", "inf",
+                          "1e30", "99999999P", "0x10", "50%", "1i"}) {
+    EXPECT_THAT(ParseSize(bad), HasCode(Code::kInvalid)) << bad;
+  }
+}
+
 TEST(ParseDurationTest, RefusesAllElse) {
   for (const char* bad : {"", "s", "-1", "0", "0.5ms", "1d", "1 s", "1s ",
                           "nan", "inf", "1e400", "25h", "0x10", "+5"}) {

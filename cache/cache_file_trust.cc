@@ -1,0 +1,166 @@
+// OpenCacheFile: what makes its bytes trusted, given away, and fetched once.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "cache/cache_paths.h"
+#include "cache/content_hash.h"
+#include "cache/open_cache_file.h"
+#include "formats/base/log.h"
+
+namespace weightfs {
+namespace {
+
+constexpr size_t kHashPiece = size_t{1} << 20;  // bytes
+
+// This boot's id, or nothing where the kernel does not tell.
+Result<BootId> ReadBootId() {
+  const UniqueFd fd(
+      ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+  char text[37] = {};
+  if (!fd.valid() || ::read(fd.get(), text, 36) != 36) {
+    return Error(Code::kUnsupported, "no boot id: nothing can be sealed");
+  }
+  BootId id{};
+  size_t digits = 0;
+  for (const char c : std::string_view(text, 36)) {
+    if (c == '-') continue;
+    if (!IsLowerHex(std::string_view(&c, 1), 1) || digits >= 2 * id.size()) {
+      return Error(Code::kUnsupported, "no boot id: nothing can be sealed");
+    }
+    const int value = c <= '9' ? c - '0' : c - 'a' + 10;
+    id[digits / 2] = (id[digits / 2] << 4) | static_cast<std::byte>(value);
+    ++digits;
+  }
+  return id;
+}
+
+}  // namespace
+
+Result<> OpenCacheFile::Promote(std::span<const uint32_t> generations) {
+  if (foreign_) return {};  // it is verified, or nothing of it counts
+  ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
+  for (uint64_t slab = 0; slab < layout_.slabs; ++slab) {
+    if (slab >= generations.size() ||
+        meta().Generation(slab) != generations[slab]) {
+      return MakeError(Code::kStale, "{}: bytes were lost", name_);
+    }
+  }
+  for (uint64_t g = 0; g < layout_.granules; ++g) {
+    if (meta().Entry(g) == 0) return Absent(g);
+  }
+  if (!IsWhole()) return Absent(0);
+  meta().SetVerified(true);
+  // A wipe that came between the checks and the flag.
+  for (uint64_t slab = 0; slab < layout_.slabs; ++slab) {
+    if (meta().Generation(slab) != generations[slab]) {
+      meta().SetVerified(false);
+      return MakeError(Code::kStale, "{}: bytes were lost", name_);
+    }
+  }
+  const CacheFolder& folder = *parts_->folder;
+  const std::string verified = VerifiedPath(id_);
+  const std::string claimed = ClaimedPath(meta().owner(), verified);
+  RETURN_IF_ERROR(folder.MakeFolders(verified.substr(0, verified.rfind('/'))));
+  if (::renameat(folder.fd(), claimed.c_str(), folder.fd(), verified.c_str()) !=
+      0) {
+    // ENOENT: it is there. EEXIST, ENOTEMPTY: another process's copy is; this
+    // one goes when nobody has it open.
+    const int error = errno;
+    if (error != ENOENT && error != EEXIST && error != ENOTEMPTY) {
+      return DiskError(error, name_);
+    }
+  }
+  return {};
+}
+
+void OpenCacheFile::Poison() { meta().Poison(); }
+
+Result<UniqueFd> OpenCacheFile::Share() {
+  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  // A description of its own, whose locks go with it and nothing else.
+  UniqueFd shared(::open(fmt::format("/proc/self/fd/{}", fd()).c_str(),
+                         O_RDONLY | O_CLOEXEC));
+  if (!shared.valid()) return DiskError(errno, name_);
+  for (const auto& [start, length] :
+       {std::pair{uint64_t{0},
+                  std::max<uint64_t>(layout_.slabs, 1) * kSlabSize},
+        std::pair{kPresenceByte, uint64_t{1}}}) {
+    const int locked = SetOfdLock(shared.get(), F_RDLCK, start, length);
+    if (locked == -EAGAIN) {
+      return MakeError(Code::kStale, "{}: it is being evicted", name_);
+    }
+    if (locked < 0) return DiskError(-locked, name_);
+  }
+  if (!IsWhole()) return Absent(0);
+  if (!meta().IsSealed(boot)) RETURN_IF_ERROR(Seal(boot));
+  if (!meta().IsSealed(boot) || !IsWhole()) return Absent(0);
+  return shared;
+}
+
+Result<> OpenCacheFile::Seal(const BootId& boot) {
+  ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
+  const uint64_t losses = Losses();
+  ContentHash hash(id_.kind, size());
+  std::vector<std::byte> buffer(std::min<uint64_t>(kHashPiece, size()));
+  for (uint64_t at = 0; at < size(); at += buffer.size()) {
+    const auto piece =
+        std::span(buffer).first(std::min<uint64_t>(buffer.size(), size() - at));
+    RETURN_IF_ERROR(Read(at, piece));  // all of it present, and as published
+    hash.Add(piece);
+  }
+  if (hash.Finish() != id_.value) {
+    Poison();
+    return MakeError(Code::kCorrupt, "{}: its bytes do not match its id",
+                     name_);
+  }
+  // After the hash: what is on the disk now is what was hashed.
+  const int synced = disk_.Sync(fd());
+  if (synced < 0) return DiskError(-synced, name_);
+  if (LostBytes(losses)) {
+    return MakeError(Code::kIo, "{}: the disk lost bytes", name_);
+  }
+  meta().Seal(boot);
+  return {};
+}
+
+uint64_t OpenCacheFile::Claim(uint64_t first, uint64_t count) {
+  if (!files_.claims.valid()) return count;
+  while (count > 0) {
+    const int locked = SetOfdLock(files_.claims.get(), F_WRLCK, first, count);
+    if (locked == 0) return count;
+    if (locked != -EAGAIN) return count;  // no claims on this disk
+    struct flock other {};
+    other.l_type = F_WRLCK;
+    other.l_whence = SEEK_SET;
+    other.l_start = static_cast<off_t>(first);
+    other.l_len = static_cast<off_t>(count);
+    if (::fcntl(files_.claims.get(), F_OFD_GETLK, &other) != 0) return count;
+    if (other.l_type == F_UNLCK) continue;  // it went away meanwhile
+    const auto taken = static_cast<uint64_t>(other.l_start);
+    count = taken > first ? std::min(taken - first, count) : 0;
+  }
+  return 0;
+}
+
+void OpenCacheFile::Unclaim(uint64_t first, uint64_t count) {
+  if (!files_.claims.valid() || count == 0) return;
+  SetOfdLock(files_.claims.get(), F_UNLCK, first, count);
+}
+
+bool OpenCacheFile::ClaimedElsewhere(uint64_t granule) const {
+  if (!files_.claims.valid()) return false;
+  struct flock other {};
+  other.l_type = F_WRLCK;
+  other.l_whence = SEEK_SET;
+  other.l_start = static_cast<off_t>(granule);
+  other.l_len = 1;
+  return ::fcntl(files_.claims.get(), F_OFD_GETLK, &other) == 0 &&
+         other.l_type != F_UNLCK;
+}
+
+}  // namespace weightfs

@@ -1,0 +1,286 @@
+// Whole-file hashes: who may see an object before they were checked and after,
+// what happens when bytes are lost or wrong; sealed descriptors; claims.
+
+#include <gmock/gmock.h>
+#include <sys/mman.h>
+
+#include "cache/content_hash.h"
+#include "tests/cache/cache_fixture.h"
+#include "tests/cache/test_evictor.h"
+
+namespace weightfs {
+namespace {
+
+constexpr uint64_t kG = kGranuleSize;
+constexpr uint64_t kSize = 3 * kG + 77;
+constexpr char kMirror[] = "https://mirror.test";
+
+ContentId IdOf(uint64_t size, uint64_t seed = 0,
+               ContentId::Kind kind = ContentId::Kind::kSha256) {
+  ContentHash hash(kind, size);
+  hash.Add(Pattern(0, size, seed));
+  return {kind, hash.Finish()};
+}
+
+class TrustTest : public ObjectCacheTest {
+ protected:
+  void SetUp() override {
+    ObjectCacheTest::SetUp();
+    disk_.skip_mapping_sync = true;
+    OpenFile(kSize, id_);
+  }
+
+  Result<std::shared_ptr<CacheFile>> OpenAs(const char* name_space) {
+    return cache_->OpenObject(name_space, id_, kSize);
+  }
+  std::vector<uint32_t> Generations() const { return {file_->Generation(0)}; }
+  void Promote() { ASSERT_OK(file_->Promote(Generations())); }
+  std::string Verified() const { return folder() + "/" + VerifiedPath(id_); }
+  std::string Claimed() const { return ObjectFolder(id_); }
+  // Relative to the cache folder.
+  bool Evict(const std::string& object) {
+    TestEvictor evictor(folder(), object, disk_);
+    const bool evicted = evictor.valid() && evictor.Evict(0);
+    auto opened = CacheFolder::OpenPlain(folder());
+    SlabEvictor::Open(**opened, disk_, object).value()->Demote();
+    return evicted;
+  }
+
+  const ContentId id_ = IdOf(kSize);
+};
+
+TEST(ContentHashTest, IsWhatSha256AndGitSay) {
+  const std::string text = "hello\n";
+  const auto bytes = std::as_bytes(std::span(text));
+  ContentHash sha256(ContentId::Kind::kSha256, text.size());
+  sha256.Add(bytes.first(2));
+  sha256.Add(bytes.subspan(2));
+  EXPECT_EQ(sha256.added(), 6);
+  EXPECT_EQ(sha256.Finish(),
+            "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");
+  ContentHash git(ContentId::Kind::kGit, text.size());
+  git.Add(bytes);
+  EXPECT_EQ(git.Finish(), "ce013625030ba8dba906f756967f9e9ca394464a");
+}
+
+TEST_F(TrustTest, ClaimedBytesAreTheClaimersAlone) {
+  PutAll(*file_);
+  const auto other = OpenAs(kMirror);
+  ASSERT_OK(other);
+  EXPECT_FALSE((*other)->Has(0));
+  EXPECT_FALSE(file_->verified());
+}
+
+TEST_F(TrustTest, AVerifiedObjectIsEverybodys) {
+  PutAll(*file_);
+  Promote();
+  EXPECT_TRUE(file_->verified());
+  EXPECT_TRUE(std::filesystem::exists(Verified() + "/data"));
+  EXPECT_FALSE(std::filesystem::exists(Claimed()));
+  const auto other = OpenAs(kMirror);
+  ASSERT_OK(other);
+  EXPECT_TRUE((*other)->verified());
+  EXPECT_THAT(Read(**other, 0, kSize), IsOkAndHolds(Pattern(0, kSize)));
+  Restart();
+  OpenFile(kSize, id_);
+  EXPECT_TRUE(file_->verified());
+  EXPECT_EQ(file_->CachedFraction(), 1);
+}
+
+TEST_F(TrustTest, AnIncompleteObjectIsNotPromoted) {
+  ASSERT_OK(PutPattern(*file_, 0));
+  EXPECT_THAT(file_->Promote(Generations()), HasCode(Code::kStale));
+  EXPECT_FALSE(file_->verified());
+}
+
+TEST_F(TrustTest, BytesThatChangedSinceTheyWereHashedAreNotPromoted) {
+  PutAll(*file_);
+  const auto before = Generations();
+  ASSERT_TRUE(Evict(ObjectPath(kEndpoint, id_).value()));
+  PutAll(*file_);
+  EXPECT_THAT(file_->Promote(before), HasCode(Code::kStale));
+  EXPECT_FALSE(file_->verified());
+  Promote();
+}
+
+// Whoever refills an evicted object is not trusted by others any more.
+TEST_F(TrustTest, EvictionTakesTheVerificationBack) {
+  PutAll(*file_);
+  Promote();
+  const auto other = OpenAs(kMirror);
+  ASSERT_OK(other);
+  ASSERT_OK(Read(**other, 0, 10));
+  ASSERT_TRUE(Evict(VerifiedPath(id_)));
+  EXPECT_FALSE(file_->verified());
+  EXPECT_FALSE(std::filesystem::exists(Verified()));
+  EXPECT_TRUE(std::filesystem::exists(Claimed() + "/data"));
+  // Other bytes under the claim: they are the claimer's alone.
+  for (uint64_t g = 0; g < 4; ++g) ASSERT_OK(PutPattern(*file_, g, 9));
+  EXPECT_THAT(Read(*file_, 0, 10), IsOkAndHolds(Pattern(0, 10, 9)));
+  EXPECT_FALSE((*other)->IsWhole());
+  EXPECT_FALSE((*other)->Has(0));
+  EXPECT_THAT(Read(**other, 0, 10), HasCode(Code::kStale));
+  EXPECT_FALSE(TryRead(**other, 0, 10));
+  EXPECT_FALSE(PutPattern(**other, 0).has_value());
+  const auto again = OpenAs(kMirror);
+  ASSERT_OK(again);
+  EXPECT_TRUE((*again)->IsWhole());
+  EXPECT_FALSE((*again)->Has(0));
+}
+
+TEST_F(TrustTest, DamageTakesTheVerificationBack) {
+  PutAll(*file_);
+  Promote();
+  file_.reset();
+  FlipBit(Verified() + "/data", kG + 5);
+  OpenFile(kSize, id_);
+  EXPECT_TRUE(file_->verified());
+  EXPECT_THAT(Read(*file_, kG, 10), HasCode(Code::kStale));
+  EXPECT_FALSE(file_->verified());
+  // The next to open it finds it where it belongs.
+  ASSERT_OK(PutPattern(*file_, 1));
+  Restart();
+  const auto other = OpenAs(kMirror);
+  ASSERT_OK(other);
+  EXPECT_FALSE((*other)->Has(0));
+  OpenFile(kSize, id_);
+  EXPECT_EQ(file_->CachedFraction(), 1);
+  EXPECT_FALSE(std::filesystem::exists(Verified()));
+  Promote();
+  EXPECT_TRUE(std::filesystem::exists(Verified()));
+}
+
+TEST_F(TrustTest, APoisonedObjectIsUsedByNobody) {
+  PutAll(*file_);
+  auto second = ObjectCache::Open(folder());
+  ASSERT_OK(second);
+  auto seconds_file = (*second)->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(seconds_file);
+  ASSERT_OK(Read(**seconds_file, 0, 10));
+  file_->Poison();
+  for (CacheFile* file : {file_.get(), seconds_file->get()}) {
+    EXPECT_FALSE(file->IsWhole());
+    EXPECT_FALSE(file->Has(0));
+    EXPECT_FALSE(TryRead(*file, 0, 10));
+    EXPECT_THAT(Read(*file, 0, 10), HasCode(Code::kStale));
+  }
+  auto anew = (*second)->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(anew);
+  EXPECT_TRUE((*anew)->IsWhole());
+  EXPECT_EQ((*anew)->CachedFraction(), 0);
+}
+
+TEST_F(TrustTest, TheCopyThatIsNotNeededGoes) {
+  PutAll(*file_);
+  auto mirrors = OpenAs(kMirror);
+  ASSERT_OK(mirrors);
+  PutAll(**mirrors);
+  Promote();
+  ASSERT_OK((*mirrors)->Promote({{(*mirrors)->Generation(0)}}));
+  EXPECT_TRUE((*mirrors)->verified());
+  const std::string copy =
+      folder() + "/" + ObjectPath(kMirror, id_).value() + "/data";
+  EXPECT_TRUE(std::filesystem::exists(copy)) << "it is open";
+  mirrors->reset();
+  mirrors = OpenAs(kMirror);
+  ASSERT_OK(mirrors);
+  EXPECT_FALSE(std::filesystem::exists(copy));
+  EXPECT_THAT(Read(**mirrors, 0, kSize), IsOkAndHolds(Pattern(0, kSize)));
+}
+
+TEST_F(TrustTest, ASharedDescriptorHoldsThePin) {
+  PutAll(*file_);
+  auto shared = file_->Share();
+  ASSERT_OK(shared);
+  std::vector<std::byte> bytes(kSize);
+  ASSERT_EQ(::pread(shared->get(), bytes.data(), kSize, 0),
+            static_cast<ssize_t>(kSize));
+  EXPECT_EQ(bytes, Pattern(0, kSize));
+  EXPECT_EQ(::write(shared->get(), bytes.data(), 1), -1);
+  const std::string object = ObjectPath(kEndpoint, id_).value();
+  TestEvictor evictor(folder(), object, disk_);
+  ASSERT_TRUE(evictor.valid());
+  EXPECT_FALSE(evictor.Evict(0));
+  // A mapping is enough.
+  void* mapped =
+      ::mmap(nullptr, kSize, PROT_READ, MAP_SHARED, shared->get(), 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  shared->Reset();
+  EXPECT_FALSE(evictor.Evict(0));
+  EXPECT_EQ(std::memcmp(mapped, bytes.data(), kSize), 0);
+  ::munmap(mapped, kSize);
+  EXPECT_TRUE(evictor.Evict(0));
+  EXPECT_THAT(file_->Share(), HasCode(Code::kStale)) << "not sealed any more";
+}
+
+TEST_F(TrustTest, OnlyWholeAndRightBytesAreShared) {
+  ASSERT_OK(PutPattern(*file_, 0));
+  EXPECT_THAT(file_->Share(), HasCode(Code::kStale));
+  for (uint64_t g = 1; g < 4; ++g) ASSERT_OK(PutPattern(*file_, g, 5));
+  EXPECT_THAT(file_->Share(), HasCode(Code::kCorrupt));
+  EXPECT_FALSE(file_->IsWhole());
+}
+
+TEST_F(TrustTest, NothingIsSharedThatTheDiskMayLose) {
+  PutAll(*file_);
+  disk_.sync_error = EIO;
+  EXPECT_THAT(file_->Share(), HasCode(Code::kIo));
+  disk_.sync_error = 0;
+  EXPECT_OK(file_->Share());
+}
+
+// A seal of another boot means nothing.
+TEST_F(TrustTest, ASealIsOfThisBoot) {
+  PutAll(*file_);
+  ASSERT_OK(file_->Share());
+  const std::string meta = Claimed() + "/meta";
+  file_.reset();
+  FlipBit(meta, 140);  // the boot id
+  OpenFile(kSize, id_);
+  FlipBit(Claimed() + "/data", 100);
+  EXPECT_FALSE(file_->Share().has_value()) << "it was not hashed again";
+}
+
+TEST_F(TrustTest, ClaimsKeepOtherProcessesFromFetching) {
+  auto second = ObjectCache::Open(folder());
+  ASSERT_OK(second);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(other);
+  EXPECT_EQ(file_->Claim(1, 2), 2);
+  EXPECT_EQ((*other)->Claim(0, 4), 1);
+  EXPECT_EQ((*other)->Claim(1, 3), 0);
+  EXPECT_EQ((*other)->Claim(3, 1), 1);
+  EXPECT_TRUE((*other)->ClaimedElsewhere(1));
+  EXPECT_FALSE((*other)->ClaimedElsewhere(0));
+  EXPECT_TRUE(file_->ClaimedElsewhere(0));
+  file_->Unclaim(1, 1);
+  EXPECT_EQ((*other)->Claim(1, 2), 1);
+  other->reset();
+  EXPECT_FALSE(file_->ClaimedElsewhere(0));
+  EXPECT_EQ(file_->Claim(0, 4), 4);
+}
+
+TEST_F(TrustTest, DeathReleasesAClaim) {
+  std::array<int, 2> ready{};
+  ASSERT_EQ(::pipe(ready.data()), 0);
+  {
+    Child child([&] {
+      auto cache = ObjectCache::Open(folder());
+      auto file = (*cache)->OpenObject(kEndpoint, id_, kSize);
+      if ((*file)->Claim(0, 4) != 4) return 1;
+      if (::write(ready[1], "x", 1) != 1) return 1;
+      ::pause();
+      return 0;
+    });
+    char byte = 0;
+    ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+    EXPECT_EQ(file_->Claim(0, 4), 0);
+    child.Kill();
+  }
+  EXPECT_EQ(file_->Claim(0, 4), 4);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+}  // namespace
+}  // namespace weightfs
