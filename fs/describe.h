@@ -12,6 +12,7 @@
 
 #include "cache/fetcher.h"
 #include "cache/object_cache.h"
+#include "cache/verifier.h"
 #include "fs/fuse_settings.h"
 #include "fs/repo.h"
 
@@ -41,6 +42,7 @@ struct StatusReport {
   FuseSettings fuse;
   FetcherStats fetcher;
   ObjectCache::Stats cache;
+  Verifier::Stats verifier;
   RequestTotals requests;  // the one that asks is one of them
 };
 // The report, and from `repo`: repo, revision, commit, origin, files, bytes.

@@ -15,6 +15,37 @@ namespace {
 // Objects kept open: each holds two descriptors of the cache.
 constexpr size_t kMaxOpenFiles = 512;
 
+// An object whose file in the cache broke is opened anew, but not all the time.
+constexpr std::chrono::seconds kReopenPause{1};
+
+// A file whose whole-file hash was wrong so often is given to nobody.
+constexpr int kWrongTries = 2;
+
+// A file whose bytes its origin does not have.
+class RefusedObject final : public Object {
+ public:
+  explicit RefusedObject(FileInfo file) : info_(std::move(file)) {}
+
+  const FileInfo& info() const override { return info_; }
+  bool TryRead(uint64_t, std::span<std::byte>) override { return false; }
+  ReadId StartRead(uint64_t, std::span<std::byte>, const ReadOptions&,
+                   Done done) override {
+    done(
+        MakeError(Code::kCorrupt,
+                  "{}: twice, the bytes that the origin sent were not those of "
+                  "{}; mount again to try again",
+                  info_.path, info_.id.ToString()));
+    return 0;
+  }
+  void CancelRead(ReadId) override {}
+  std::string WaitsFor(ReadId) const override { return "nothing"; }
+  void Prefetch(uint64_t, uint64_t) override {}
+  double CachedFraction() const override { return 0; }
+
+ private:
+  const FileInfo info_;
+};
+
 // Worth another try later, as against bytes that are wrong.
 bool IsTransient(Code code) {
   return code != Code::kCorrupt && code != Code::kUnsupported;
@@ -73,14 +104,26 @@ Repo::Repo(const Parts& parts, const RepoOptions& options,
       snapshot_(std::move(snapshot)),
       catalog_(Catalog::Create(*snapshot_)),
       opens_("wfs-open", 2, options_.disk_patience),
-      sets_(catalog_.sets().size()) {}
+      sets_(catalog_.sets().size()) {
+  if (parts_.verifier == nullptr) return;
+  parts_.verifier->SetOnWrong([this](const FileInfo& file) { OnWrong(file); });
+}
 
 std::shared_ptr<Object> Repo::FindOpenFile(uint32_t file) {
+  OpenEntry dropped;  // closed without the lock
   MutexLock lock(mutex_);
   auto it = open_by_file_.find(file);
   if (it == open_by_file_.end()) return nullptr;
+  const OpenEntry& entry = *it->second;
+  if (entry.cached != nullptr && !entry.cached->IsWhole() &&
+      Clock::System().Now() >= entry.opened + kReopenPause) {
+    dropped = std::move(*it->second);
+    open_.erase(it->second);
+    open_by_file_.erase(it);
+    return nullptr;
+  }
   open_.splice(open_.begin(), open_, it->second);
-  return it->second->second;
+  return it->second->object;
 }
 
 std::optional<std::shared_ptr<CacheFile>> Repo::OpenInCache(
@@ -112,24 +155,74 @@ std::optional<std::shared_ptr<CacheFile>> Repo::OpenInCache(
 std::shared_ptr<Object> Repo::OpenFile(uint32_t file) {
   if (auto open = FindOpenFile(file)) return open;
   const FileInfo& info = snapshot_->files[file];
+  {
+    MutexLock lock(mutex_);
+    const auto wrong = wrong_.find(file);
+    if (wrong != wrong_.end() && wrong->second >= kWrongTries) {
+      return std::make_shared<RefusedObject>(info);
+    }
+  }
   auto in_cache = OpenInCache(info);
   if (!in_cache) return parts_.fetcher->OpenObject(info, nullptr);
-  auto object = parts_.fetcher->OpenObject(info, std::move(*in_cache));
+  auto object = parts_.fetcher->OpenObject(info, *in_cache);
 
-  std::shared_ptr<Object> dropped;  // closed without the lock
-  MutexLock lock(mutex_);
-  if (auto it = open_by_file_.find(file); it != open_by_file_.end()) {
-    dropped = std::move(object);
-    return it->second->second;
+  OpenEntry dropped;  // closed without the lock
+  {
+    MutexLock lock(mutex_);
+    if (auto it = open_by_file_.find(file); it != open_by_file_.end()) {
+      dropped.object = std::move(object);
+      return it->second->object;
+    }
+    if (open_.size() >= kMaxOpenFiles) {
+      dropped = std::move(open_.back());
+      open_by_file_.erase(dropped.file);
+      open_.pop_back();
+    }
+    open_.push_front({file, object, *in_cache, Clock::System().Now()});
+    open_by_file_[file] = open_.begin();
   }
-  if (open_.size() >= kMaxOpenFiles) {
-    dropped = std::move(open_.back().second);
-    open_by_file_.erase(open_.back().first);
-    open_.pop_back();
+  if (parts_.verifier != nullptr && *in_cache != nullptr) {
+    parts_.verifier->Watch(info, *in_cache);
   }
-  open_.emplace_front(file, object);
-  open_by_file_[file] = open_.begin();
   return object;
+}
+
+void Repo::SetOnWrong(std::function<void(uint32_t file)> on_wrong) {
+  MutexLock lock(mutex_);
+  on_wrong_ = std::move(on_wrong);
+}
+
+void Repo::OnWrong(const FileInfo& info) {
+  std::vector<OpenEntry> dropped;  // closed without the lock
+  std::vector<uint32_t> files;     // of the same bytes
+  std::function<void(uint32_t)> on_wrong;
+  {
+    MutexLock lock(mutex_);
+    on_wrong = on_wrong_;
+    for (uint32_t file = 0; file < snapshot_->files.size(); ++file) {
+      if (snapshot_->files[file].id != info.id) continue;
+      files.push_back(file);
+      if (++wrong_[file] == kWrongTries) {
+        LogError("the origin sent wrong bytes again; reads of it fail file={}",
+                 snapshot_->files[file].path);
+      }
+      const auto it = open_by_file_.find(file);
+      if (it == open_by_file_.end()) continue;
+      dropped.push_back(std::move(*it->second));
+      open_.erase(it->second);
+      open_by_file_.erase(it);
+    }
+  }
+  if (!on_wrong) return;
+  for (const uint32_t file : files) on_wrong(file);
+}
+
+bool Repo::IsVerified(uint32_t file) {
+  const auto object = OpenFile(file);
+  MutexLock lock(mutex_);
+  const auto it = open_by_file_.find(file);
+  return it != open_by_file_.end() && it->second->cached != nullptr &&
+         it->second->cached->verified();
 }
 
 std::shared_ptr<const IndexedSet> Repo::FindIndex(uint32_t set) {

@@ -30,6 +30,7 @@
 #include "cache/object_cache.h"
 #include "cache/origin.h"
 #include "cache/patient_calls.h"
+#include "cache/verifier.h"
 #include "formats/base/mutex.h"
 #include "formats/base/worker_pool.h"
 #include "formats/tensor_index.h"
@@ -66,13 +67,14 @@ struct RepoOptions {
 
 class Repo {
  public:
-  // All but `cache` (null: nothing is kept) are required and must outlive it;
-  // stop `indexers` before it goes.
+  // All but `cache` (null: nothing is kept) and `verifier` are required and
+  // must outlive it; stop `indexers` and `verifier` before it goes.
   struct Parts {
     Origin* origin = nullptr;
     Fetcher* fetcher = nullptr;
     ObjectCache* cache = nullptr;
     WorkerPool* indexers = nullptr;
+    Verifier* verifier = nullptr;  // null: hashes are not checked
   };
 
   // Lists the origin (blocks).
@@ -105,6 +107,14 @@ class Repo {
 
   // Bytes of a file that are cached. Does disk I/O.
   uint64_t CachedBytes(uint32_t file) EXCLUDES(mutex_);
+  // Whether the file's whole-file hash was right and all of it is cached. Does
+  // disk I/O.
+  bool IsVerified(uint32_t file) EXCLUDES(mutex_);
+
+  // Called when a file's whole-file hash was wrong: what was read of it before
+  // may be wrong. The file is fetched anew once; where that is wrong, too, its
+  // reads fail with kCorrupt. Runs on the verifier's thread.
+  void SetOnWrong(std::function<void(uint32_t file)> on_wrong) EXCLUDES(mutex_);
 
  private:
   struct SetState {
@@ -121,6 +131,7 @@ class Repo {
   void Load(uint32_t set) EXCLUDES(mutex_);
   // Nothing if the cache did not answer in time; null: do without it.
   std::optional<std::shared_ptr<CacheFile>> OpenInCache(const FileInfo& info);
+  void OnWrong(const FileInfo& info) EXCLUDES(mutex_);
   Indexed Build(uint32_t set);
   Result<std::vector<uint32_t>> SetFiles(
       const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,
@@ -135,11 +146,20 @@ class Repo {
 
   Mutex mutex_;
   std::vector<SetState> sets_ GUARDED_BY(mutex_);
-  // Open objects, most recently used first.
-  using OpenList = std::list<std::pair<uint32_t, std::shared_ptr<Object>>>;
+  struct OpenEntry {
+    uint32_t file;
+    std::shared_ptr<Object> object;
+    std::shared_ptr<CacheFile> cached;  // null: it is read without the cache
+    Clock::Time opened;
+  };
+  // Most recently used first.
+  using OpenList = std::list<OpenEntry>;
   OpenList open_ GUARDED_BY(mutex_);
   std::unordered_map<uint32_t, OpenList::iterator> open_by_file_
       GUARDED_BY(mutex_);
+  // How often a file's hash was wrong.
+  std::unordered_map<uint32_t, int> wrong_ GUARDED_BY(mutex_);
+  std::function<void(uint32_t)> on_wrong_ GUARDED_BY(mutex_);
 };
 
 }  // namespace weightfs

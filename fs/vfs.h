@@ -124,6 +124,10 @@ class Vfs {
   // "tensors/npy/a.npy": the node's path in the mount, for logs.
   std::string Describe(uint64_t node);
 
+  // Nodes whose bytes come from file `file` of the snapshot: its own, and those
+  // of its tensors.
+  std::vector<uint64_t> NodesOfFile(uint32_t file);
+
   // Parked calls now.
   size_t parked() { return parked_.size(); }
 

@@ -358,4 +358,30 @@ std::string Vfs::Impl::PathOf(const NodeId& id, const IndexedSet* index) const {
   return "?";
 }
 
+std::vector<uint64_t> Vfs::NodesOfFile(uint32_t file) {
+  std::vector<uint64_t> nodes = {
+      PackNode({.kind = NodeKind::kRepoFile, .ordinal = file})};
+  const Repo& repo = impl_->repo_;
+  for (uint32_t set = 0; set < repo.catalog().sets().size(); ++set) {
+    const auto index = impl_->repo_.FindIndex(set);
+    if (index == nullptr) continue;
+    const auto& tensors = index->index.tensors();
+    for (uint32_t tensor = 0; tensor < tensors.size(); ++tensor) {
+      const bool of_file =
+          std::any_of(tensors[tensor].data.begin(), tensors[tensor].data.end(),
+                      [&](const SourceRange& range) {
+                        return index->files[range.object] == file;
+                      });
+      if (!of_file) continue;
+      for (const Format format : AllFormats()) {
+        nodes.push_back(PackNode({.set = set,
+                                  .kind = NodeKind::kTensorFile,
+                                  .format = static_cast<uint8_t>(format),
+                                  .ordinal = tensor}));
+      }
+    }
+  }
+  return nodes;
+}
+
 }  // namespace weightfs

@@ -69,8 +69,9 @@ Result<std::string> Vfs::Impl::Xattr(const NodeId& id, std::string_view name,
       return fmt::format("{:.4g}",
                          repo_.OpenFile(id.ordinal)->CachedFraction());
     }
-    // Whole-file hashes are not checked by this version.
-    if (name == "verified") return std::string("0");
+    if (name == "verified") {
+      return std::string(repo_.IsVerified(id.ordinal) ? "1" : "0");
+    }
   }
   if (id.kind == NodeKind::kTensorFile && index != nullptr) {
     const TensorInfo& tensor = index->index.tensors()[id.ordinal];
@@ -107,7 +108,8 @@ void Vfs::GetXattr(OpId op, uint64_t node, std::string_view name,
       [this, id, asked = std::string(name)](OpId answered,
                                             const Impl::IndexPtr& index,
                                             const Done<std::string>& reply) {
-        if (asked != "user.weightfs.cached") {
+        if (asked != "user.weightfs.cached" &&
+            asked != "user.weightfs.verified") {
           return impl_->Reply<std::string>(
               answered, reply, impl_->Xattr(id, asked, index.get()));
         }

@@ -80,7 +80,8 @@ Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
   auto repo = Repo::Open({.origin = engine->origin_.get(),
                           .fetcher = engine->fetcher_.get(),
                           .cache = engine->cache_.get(),
-                          .indexers = &engine->indexers_},
+                          .indexers = &engine->indexers_,
+                          .verifier = &engine->verifier_},
                          repo_options);
   if (!repo.has_value()) {
     Error error = std::move(repo).error();
@@ -103,6 +104,7 @@ void Engine::Stop() {
   // The fetcher ends what indexers wait for; what it ends is completed on the
   // pool, which therefore stops last.
   if (fetcher_ != nullptr) fetcher_->Stop();
+  verifier_.Stop();
   indexers_.Stop();
   timers_.Stop();
   pool_.Stop();

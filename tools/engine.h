@@ -16,6 +16,7 @@
 #include "cache/object_cache.h"
 #include "cache/origin.h"
 #include "cache/snapshot_store.h"
+#include "cache/verifier.h"
 #include "formats/base/timer_queue.h"
 #include "formats/base/worker_pool.h"
 #include "fs/repo.h"
@@ -37,6 +38,7 @@ class Engine {
   WorkerPool& pool() { return pool_; }
   TimerQueue& timers() { return timers_; }
   Fetcher& fetcher() { return *fetcher_; }
+  Verifier& verifier() { return verifier_; }
   // Null if nothing is kept.
   ObjectCache* cache() { return cache_.get(); }
   // "HF_TOKEN", a path, or "none"; never the token.
@@ -61,6 +63,7 @@ class Engine {
   // More than the fetcher lets into the disk at once, and some for the Vfs.
   WorkerPool pool_{"wfs-pool", 12};
   WorkerPool indexers_{"wfs-index", 2};
+  Verifier verifier_;
   std::unique_ptr<Fetcher> fetcher_;
   std::unique_ptr<Repo> repo_;
 };

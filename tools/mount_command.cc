@@ -94,6 +94,7 @@ class MountStatus {
     }
     report.fetcher = engine_.fetcher().stats();
     if (engine_.cache() != nullptr) report.cache = engine_.cache()->stats();
+    report.verifier = engine_.verifier().stats();
     if (session != nullptr) report.requests = session->requests();
     return RenderStatusJson(engine_.repo(), report);
   }
@@ -193,6 +194,11 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   Result<> served;
   {
     const Registration registration(options.run_dir, status.Record());
+    engine->repo().SetOnWrong([&](uint32_t file) {
+      for (const uint64_t node : vfs.NodesOfFile(file)) {
+        session->Invalidate(node);
+      }
+    });
     engine->repo().LoadShownIndexes();
     std::optional<ArmOnSignals> arm_on_signals;
     served = session->Serve([&](const FuseSettings& settings) {

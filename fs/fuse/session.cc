@@ -81,6 +81,10 @@ class LowLevelSession final : public FuseSession {
   Result<> Serve(std::function<void(const FuseSettings&)> ready) override;
   RequestTotals requests() override { return state_.requests.totals(); }
   void GiveUp() override;
+  void Invalidate(uint64_t node) override {
+    // Not known to the kernel (ENOENT), or unmounted: nothing to forget.
+    static_cast<void>(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0));
+  }
 
  private:
   void Announce(const std::function<void(const FuseSettings&)>& ready);

@@ -40,6 +40,9 @@ class FuseSession {
   // parked, unmounts (lazily if busy) and returns. `ready` runs once the mount
   // serves. REQUIRES: called from the only thread that lets signals in.
   virtual Result<> Serve(std::function<void(const FuseSettings&)> ready) = 0;
+  // Has the kernel forget the node's pages: they may be wrong. Waits for reads
+  // of them, so not for threads that serve. After `ready`.
+  virtual void Invalidate(uint64_t node) = 0;
 
   // What the kernel waits for now. From any thread.
   virtual RequestTotals requests() = 0;
