@@ -1,8 +1,6 @@
 // FetchCore: what is behind Fetcher and its objects: the table of granules that
 // are wanted, flying or being written, the two queues, the running flights, and
-// the reads that wait for them. Methods come in four files: fetch_core.cc
-// (effects, completions, stop), fetch_reads.cc (reads, granules, prefetch),
-// fetch_flights.cc (queues, attempts, retries) and fetch_disk.cc.
+// the reads that wait for them.
 //
 // Thread-safety: safe for concurrent use.
 //
@@ -73,83 +71,71 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   // kStopping: no new reads and fetches. kClosed: no new Activity either.
   enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
   using Queue = std::map<int64_t, QueueItem>;
+  using FilePtr = std::shared_ptr<FetchFile>;
+  using FlightPtr = std::shared_ptr<Flight>;
+  using OpPtr = std::shared_ptr<ReadOp>;
 
   // fetch_core.cc
   enum class Where { kAnyThread, kPoolThread };
   void Apply(Effects effects, Where where = Where::kAnyThread) EXCLUDES(mutex_);
   void StartAttempt(const std::shared_ptr<Attempt>& attempt) EXCLUDES(mutex_);
   // The read ended: forgets it, and tells its caller on the pool.
-  void Complete(const std::shared_ptr<ReadOp>& op, Effects& effects)
-      REQUIRES(mutex_);
+  void Complete(const OpPtr& op, Effects&) REQUIRES(mutex_);
   void RunCompletion() EXCLUDES(mutex_);
   void RunAllCompletions() EXCLUDES(mutex_);
-  void CancelEverything(Effects& effects) REQUIRES(mutex_);
+  void CancelEverything(Effects&) REQUIRES(mutex_);
   void AwaitQuiet() EXCLUDES(mutex_);
 
   // fetch_reads.cc
   // Nothing if the cache does not answer.
-  std::optional<std::vector<bool>> Look(const std::shared_ptr<FetchFile>& file,
-                                        uint64_t first, uint64_t last,
-                                        uint64_t missing);
-  void Plan(const std::shared_ptr<ReadOp>& op, const std::vector<bool>& has,
-            Effects& effects) REQUIRES(mutex_);
-  void PlanDirect(const std::shared_ptr<ReadOp>& op) REQUIRES(mutex_);
-  void Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
-            Effects& effects) REQUIRES(mutex_);
-  void Join(const std::shared_ptr<ReadOp>& op, uint64_t granule, Granule& entry)
+  std::optional<std::vector<bool>> Look(const FilePtr& file, uint64_t first,
+                                        uint64_t last, uint64_t missing);
+  void Plan(const OpPtr&, const std::vector<bool>& has, Effects&)
       REQUIRES(mutex_);
-  void Detach(const std::shared_ptr<ReadOp>& op, Effects& effects)
-      REQUIRES(mutex_);
-  void Unwanted(const std::shared_ptr<FetchFile>& file, uint64_t granule,
-                Effects& effects) REQUIRES(mutex_);
-  void Abandoned(const std::shared_ptr<Flight>& flight, Effects& effects)
-      REQUIRES(mutex_);
-  void Erase(FetchFile& file, uint64_t granule, Effects& effects)
-      REQUIRES(mutex_);
-  void Enqueue(const std::shared_ptr<FetchFile>& file, uint64_t granule,
-               Granule& entry, Queue& queue) REQUIRES(mutex_);
+  void PlanDirect(const OpPtr& op) REQUIRES(mutex_);
+  void Want(const OpPtr& op, uint64_t granule, Effects&) REQUIRES(mutex_);
+  void Join(const OpPtr& op, uint64_t granule, Granule& entry) REQUIRES(mutex_);
+  void Detach(const OpPtr& op, Effects&) REQUIRES(mutex_);
+  void Unwanted(const FilePtr&, uint64_t granule, Effects&) REQUIRES(mutex_);
+  void Abandoned(const FlightPtr& flight, Effects&) REQUIRES(mutex_);
+  void Erase(FetchFile&, uint64_t granule, Effects&) REQUIRES(mutex_);
+  void Enqueue(const FilePtr& file, uint64_t granule, Granule& entry,
+               Queue& queue) REQUIRES(mutex_);
   void Count(const FetchFile& file, uint64_t granule, Granule& entry,
              bool counted) REQUIRES(mutex_);
-  void PlanPrefetch(const std::shared_ptr<FetchFile>& file, uint64_t first,
+  void PlanPrefetch(const FilePtr& file, uint64_t first,
                     const std::vector<bool>& has) REQUIRES(mutex_);
   void OnDeadline(ReadId id) EXCLUDES(mutex_);
   Error DeadlineError(const ReadOp& op) const REQUIRES(mutex_);
 
   // fetch_flights.cc
-  void Pump(Effects& effects) REQUIRES(mutex_);
-  std::shared_ptr<Flight> NextFlight(size_t lively) REQUIRES(mutex_);
-  std::shared_ptr<Flight> MakeFlight(const QueueItem& item, Queue& queue,
-                                     size_t free) REQUIRES(mutex_);
-  void Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
-              Effects& effects) REQUIRES(mutex_);
-  void EnqueueFlight(const std::shared_ptr<Flight>& flight, int64_t ticket)
-      REQUIRES(mutex_);
+  void Pump(Effects&) REQUIRES(mutex_);
+  FlightPtr NextFlight(size_t lively) REQUIRES(mutex_);
+  FlightPtr MakeFlight(const QueueItem&, Queue&, size_t free) REQUIRES(mutex_);
+  void Launch(const FlightPtr&, Clock::Time now, Effects&) REQUIRES(mutex_);
+  void EnqueueFlight(const FlightPtr& flight, int64_t ticket) REQUIRES(mutex_);
   bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
   size_t Lively(Clock::Time now) const REQUIRES(mutex_);  // not stalled
   void ArmWake(Clock::Time now) REQUIRES(mutex_);
   void OnWake() EXCLUDES(mutex_);
-  void Consume(Flight& flight, std::span<const std::byte> data)
-      EXCLUDES(mutex_);
+  void Consume(Flight&, std::span<const std::byte> data) EXCLUDES(mutex_);
   void Publish(Flight& flight, uint64_t granule,
                std::shared_ptr<const GranuleBytes> bytes) EXCLUDES(mutex_);
-  void ConsumeDirect(Flight& flight, std::span<const std::byte> data)
-      EXCLUDES(mutex_);
+  void ConsumeDirect(Flight&, std::span<const std::byte> data) EXCLUDES(mutex_);
   void OnBytes(const Attempt& attempt) EXCLUDES(mutex_);
   void OnFetchDone(const Attempt& attempt, Result<> result) EXCLUDES(mutex_);
-  void Retry(const std::shared_ptr<Flight>& flight, const Attempt& attempt,
-             Error error, Effects& effects) REQUIRES(mutex_);
-  void Fail(Flight& flight, const Error& cause, Effects& effects)
+  void Retry(const FlightPtr&, const Attempt&, Error error, Effects&)
       REQUIRES(mutex_);
-  void EraseRest(Flight& flight, Effects& effects) REQUIRES(mutex_);
+  void Fail(Flight&, const Error& cause, Effects&) REQUIRES(mutex_);
+  void EraseRest(Flight& flight, Effects&) REQUIRES(mutex_);
   // Ends a flight that nobody waits for; cancels its attempt.
-  void Drop(const std::shared_ptr<Flight>& flight, Effects& effects)
-      REQUIRES(mutex_);
+  void Drop(const FlightPtr& flight, Effects&) REQUIRES(mutex_);
 
   // fetch_disk.cc
-  void QueueDiskRead(const std::shared_ptr<ReadOp>& op, uint64_t first,
-                     uint64_t last) REQUIRES(mutex_);
+  void QueueDiskRead(const OpPtr&, uint64_t first, uint64_t last)
+      REQUIRES(mutex_);
   bool DiskIsStuck(Clock::Time now) const REQUIRES(mutex_);
-  void PumpDisk(Effects& effects) REQUIRES(mutex_);
+  void PumpDisk(Effects&) REQUIRES(mutex_);
   void RunDiskRead(const std::shared_ptr<DiskRead>& read) EXCLUDES(mutex_);
   // `failed`: granules that the disk did not give.
   void FinishDiskRead(const std::shared_ptr<DiskRead>& read,
@@ -157,12 +143,11 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
       EXCLUDES(mutex_);
   void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
   // False if there is no room: the granule is not kept.
-  bool QueueDiskWrite(const std::shared_ptr<FetchFile>& file, uint64_t granule,
+  bool QueueDiskWrite(const FilePtr& file, uint64_t granule,
                       const std::shared_ptr<const GranuleBytes>& bytes)
       REQUIRES(mutex_);
   void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
-  void FinishDiskWrite(const DiskWrite& write, const Result<>& result)
-      EXCLUDES(mutex_);
+  void FinishDiskWrite(const DiskWrite&, const Result<>&) EXCLUDES(mutex_);
 
   Origin& origin_;
   TimerQueue& timers_;
@@ -186,20 +171,19 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   size_t files_prune_at_ GUARDED_BY(mutex_) = 64;
   // Reads that are not completed. A read is taken out exactly once, by the one
   // who hands it to completions_.
-  std::unordered_map<ReadId, std::shared_ptr<ReadOp>> reads_ GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<ReadOp>> completions_ GUARDED_BY(mutex_);
+  std::unordered_map<ReadId, OpPtr> reads_ GUARDED_BY(mutex_);
+  std::deque<OpPtr> completions_ GUARDED_BY(mutex_);
 
   Queue demand_ GUARDED_BY(mutex_);
   Queue prefetch_ GUARDED_BY(mutex_);
   int64_t back_ticket_ GUARDED_BY(mutex_) = 0;
   int64_t front_ticket_ GUARDED_BY(mutex_) = 0;  // of retries, that go first
-  std::multimap<Clock::Time, std::shared_ptr<Flight>> backoff_
-      GUARDED_BY(mutex_);
+  std::multimap<Clock::Time, FlightPtr> backoff_ GUARDED_BY(mutex_);
   std::optional<TimerQueue::Id> wake_ GUARDED_BY(mutex_);
   OriginHealth health_ GUARDED_BY(mutex_);
   std::optional<Error> last_error_ GUARDED_BY(mutex_);
   // Flights with an attempt that runs: cancelled ones too, until its OnDone.
-  std::unordered_set<std::shared_ptr<Flight>> flying_ GUARDED_BY(mutex_);
+  std::unordered_set<FlightPtr> flying_ GUARDED_BY(mutex_);
   size_t probes_ GUARDED_BY(mutex_) = 0;  // of those, started while down
   uint64_t prefetch_bytes_ GUARDED_BY(mutex_) = 0;
 

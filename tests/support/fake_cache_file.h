@@ -122,7 +122,6 @@ class FakeCacheFile final : public CacheFile {
   }
 
   bool IsWhole() const override { return !broken_; }
-  void Break() { broken_ = true; }
   uint32_t Generation(uint64_t /*slab*/) const override { return 0; }
   bool verified() const override { return verified_; }
   Result<> Promote(std::span<const uint32_t> /*generations*/) override {
@@ -138,14 +137,6 @@ class FakeCacheFile final : public CacheFile {
   void ClaimForOther(uint64_t first, uint64_t count) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     for (uint64_t g = first; g < first + count; ++g) elsewhere_.insert(g);
-  }
-  void UnclaimForOther() EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    elsewhere_.clear();
-  }
-  std::set<uint64_t> claimed() const EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    return claimed_;
   }
   uint64_t Claim(uint64_t first, uint64_t count) override EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
