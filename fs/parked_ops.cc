@@ -67,18 +67,24 @@ bool ParkedOps::TakeOut(OpId op, bool reserve) {
   return true;
 }
 
-void ParkedOps::Fail(OpId op, Error error) {
-  Op taken;
+std::optional<ParkedOps::Op> ParkedOps::TakeParked(OpId op) {
+  std::optional<Op> taken;
   {
     MutexLock lock(mutex_);
     auto it = parked_.find(op);
-    if (it == parked_.end()) return;
+    if (it == parked_.end()) return std::nullopt;
     taken = std::move(it->second);
     parked_.erase(it);
   }
-  timers_.Cancel(taken.timer);
-  taken.waiter.fail(std::move(error));
-  if (taken.waiter.abort) taken.waiter.abort();
+  timers_.Cancel(taken->timer);
+  return taken;
+}
+
+void ParkedOps::Fail(OpId op, Error error) {
+  const auto taken = TakeParked(op);
+  if (!taken) return;
+  taken->waiter.fail(std::move(error));
+  if (taken->waiter.abort) taken->waiter.abort();
 }
 
 void ParkedOps::OnDeadline(OpId op) {
@@ -107,7 +113,12 @@ void ParkedOps::Interrupt(OpId op) {
       return;
     }
   }
-  Fail(op, Error(Code::kCancelled, "interrupted"));
+  const auto taken = TakeParked(op);
+  if (!taken) return;
+  // The kernel asks again at once for another reader of the same page: what
+  // this one waited must be known by then.
+  if (taken->waiter.abort) taken->waiter.abort();
+  taken->waiter.fail(Error(Code::kCancelled, "interrupted"));
 }
 
 void ParkedOps::Shutdown() {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -70,6 +71,7 @@ class ParkedOps {
 
   // Takes and fails the op.
   void Fail(OpId op, Error error) EXCLUDES(mutex_);
+  std::optional<Op> TakeParked(OpId op) EXCLUDES(mutex_);
   void OnDeadline(OpId op) EXCLUDES(mutex_);
   bool TakeOut(OpId op, bool reserve) EXCLUDES(mutex_);
 

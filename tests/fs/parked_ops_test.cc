@@ -46,6 +46,17 @@ TEST_F(ParkedOpsTest, AnInterruptFailsAndAborts) {
   EXPECT_EQ(ops_.size(), 0u);
 }
 
+// Once it is answered, others ask for what it waited for.
+TEST_F(ParkedOpsTest, AnInterruptEndsTheWorkBeforeItAnswers) {
+  bool answered_first = false;
+  const OpId op = ops_.Reserve();
+  ops_.Park(op, In(std::chrono::hours(1)),
+            Record([&] { answered_first = !failed_.empty(); }));
+  ops_.Interrupt(op);
+  EXPECT_FALSE(answered_first);
+  EXPECT_THAT(failed_, ::testing::ElementsAre(Code::kCancelled));
+}
+
 TEST_F(ParkedOpsTest, AnInterruptBeforeParkingIsRemembered) {
   const OpId op = ops_.Reserve();
   ops_.Interrupt(op);
