@@ -18,7 +18,9 @@
 namespace weightfs {
 
 inline constexpr uint32_t kMaxRequest = 1 << 20;  // bytes; libfuse 3.14's limit
-inline constexpr uint32_t kMaxBackground = 64;    // requests
+// Read-ahead requests that the kernel sends at once. Those that it holds back
+// have no deadline, and their readers none: each may want four (4 MiB).
+inline constexpr uint32_t kMaxBackground = 512;
 
 // The session's userdata.
 struct FuseState {

@@ -2,6 +2,7 @@
 """Mounts begin, end and break cleanly, also while the origin hangs: every way to
 unmount takes less than 5 s, readers can be killed, a crashed mount is replaced."""
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -369,6 +370,27 @@ def test_mount_fails_in_one_line_when_the_hub_is_down(hub, tmp_path):
     assert time.monotonic() - start < 10
     assert harness.mount_type(path) is None
     assert os.listdir(path) == []
+
+
+def test_many_readers_all_end_at_their_deadline(hub, mount):
+    """The kernel holds back read-ahead past a number of requests; what it holds
+    back waits without a deadline."""
+    hub.commit("org/model", generate="tensors=512,tensor_bytes=2097152,hashed=0")
+    mounted = mount("org/model", hub, options=("--read-timeout", "4s"))
+    mounted.tensors()
+    hub.fault("hang", number=0, listener="cdn")
+    whole = mounted.path / "repo" / "model.safetensors"
+
+    def read(number):
+        with open(whole, "rb", buffering=0) as file:
+            start = time.monotonic()
+            with pytest.raises(OSError):
+                os.pread(file.fileno(), 1 << 20, (10 + 12 * number) << 20)
+            return time.monotonic() - start
+
+    with concurrent.futures.ThreadPoolExecutor(80) as pool:
+        seconds = list(pool.map(read, range(80)))
+    assert max(seconds) < 2 * 4 - 0.5, max(seconds)
 
 
 def test_sigkill_ends_look_ups_beside_others(hub, mount, readers):
