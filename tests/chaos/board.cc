@@ -121,7 +121,10 @@ std::optional<Excuse> Board::Explain(const Call& call, int error) const {
       if (end >= call.opened) return excuse;
       continue;
     }
-    const int64_t echo = call.of_names ? kNamesEcho : kEcho;
+    int64_t echo = call.of_names ? kNamesEcho : kEcho;
+    // Those that began just before its end have their deadline so much later,
+    // and what they missed fails at once for others.
+    if (excuse == Excuse::kOutlasted) echo += read_timeout;
     const bool touches = end >= call.began || call.began - end <= echo;
     if (!touches) continue;
     if (excuse == Excuse::kFinal) return excuse;

@@ -39,7 +39,7 @@ import selftest
 # Seconds of a phase's faults, about, and of the calm after it.
 PHASE = 24.0
 CALM = 2.0
-GAPS = {"origin": (1.5, 5.0), "daemons": (2.0, 7.0), "cache": (1.0, 5.0),
+GAPS = {"origin": (1.0, 4.0), "daemons": (2.0, 7.0), "cache": (1.0, 5.0),
         "readers": (0.3, 2.0)}
 
 
@@ -62,8 +62,9 @@ def plan(seed, number, lanes, seconds, timeout):
                 break
             events.append((at, fault))
             at += fault.seconds + random.uniform(*GAPS[lane])
-            if lane == "origin":  # a read finds it well half of the time
-                at += fault.seconds / 2
+            if lane == "origin":
+                # Long enough for the waits between tries that it caused.
+                at += 1.5 * fault.seconds
         planned[lane] = events
     return planned
 

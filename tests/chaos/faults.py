@@ -39,9 +39,11 @@ class Fault:
 # --- the origin ---
 
 class Origin(Fault):
-    """One to three faults of the hub at once, that reads outlive."""
+    """One to three faults of the hub at once, that reads outlive: waits between
+    tries grow to the length of the fault, so it lasts a quarter of a read's
+    limit at most."""
     name = "origin"
-    least, most = 0.3, 5.0
+    least, most = 0.3, 3.0
 
     def __init__(self, random):
         super().__init__(random)
