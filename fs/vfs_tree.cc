@@ -144,6 +144,8 @@ std::optional<uint32_t> Vfs::Impl::SetOf(const NodeId& id) const {
 
 Result<> Vfs::Impl::Check(const NodeId& id, const IndexedSet* index) const {
   size_t limit = 0;
+  bool has_set = false;
+  bool has_format = false;
   switch (id.kind) {
     case NodeKind::kRoot:
       limit = 2;
@@ -153,23 +155,29 @@ Result<> Vfs::Impl::Check(const NodeId& id, const IndexedSet* index) const {
       limit = 1;
       break;
     case NodeKind::kRepoFolder:
+      limit = tree_.folders().size();
+      break;
     case NodeKind::kSetFolder:
       limit = tree_.folders().size();
+      has_format = true;
       break;
     case NodeKind::kRepoFile:
       limit = repo_.snapshot().files.size();
       break;
     case NodeKind::kNameFolder:
       limit = index != nullptr ? index->names->folder_count() : 0;
+      has_set = has_format = true;
       break;
     case NodeKind::kTensorFile:
       limit = index != nullptr ? index->index.tensors().size() : 0;
+      has_set = has_format = true;
       break;
     case NodeKind::kMetaFile:
       limit = kMetaFiles.size();
       break;
   }
-  if (id.slot == 0 && id.ordinal < limit && id.format < AllFormats().size()) {
+  if (id.slot == 0 && id.ordinal < limit && (has_set || id.set == 0) &&
+      (has_format ? id.format < AllFormats().size() : id.format == 0)) {
     return {};
   }
   return MakeError(Code::kStale, "no node {:#x} in this mount", PackNode(id));

@@ -20,19 +20,6 @@ namespace weightfs {
 namespace {
 
 using Listing = std::shared_ptr<const Vfs::Listing>;
-using Content = std::shared_ptr<const std::string>;
-
-// What fuse_file_info::fh holds between open and release: a pointer to a
-// Listing or a Content on the heap, or 0.
-template <class T>
-uint64_t ToHandle(T* object) {
-  return reinterpret_cast<uint64_t>(object);
-}
-template <class T>
-T* FromHandle(uint64_t handle) {
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): libfuse carries 64 bits for us
-  return reinterpret_cast<T*>(handle);
-}
 
 FuseState& StateOf(fuse_req_t req) {
   return *static_cast<FuseState*>(fuse_req_userdata(req));
@@ -169,20 +156,20 @@ void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
         info.keep_cache = open->keep_cache ? 1 : 0;
         info.noflush = 1;
         info.fh = 0;
-        auto content = std::make_unique<Content>(std::move(open->content));
-        if (*content != nullptr) {
+        if (open->content != nullptr) {
           info.direct_io = 1;
-          info.fh = ToHandle(content.get());
+          info.fh = pending.state().AddHandle(
+              {.listing = nullptr, .content = open->content});
         }
         const int sent = pending.Reply(
             [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
         // Not sent: the opener is gone, and no RELEASE will come.
-        if (sent == 0 && info.fh != 0) static_cast<void>(content.release());
+        if (sent != 0) pending.state().DropHandle(info.fh);
       });
 }
 
 void OnRelease(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  const std::unique_ptr<Content> closed(FromHandle<Content>(fi->fh));
+  StateOf(req).DropHandle(fi->fh);
   fuse_reply_err(req, 0);
 }
 
@@ -207,14 +194,23 @@ void StartRead(const Pending& pending) {
 void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
             fuse_file_info* fi) {
   const auto from = static_cast<uint64_t>(offset);
-  if (fi->fh != 0) {
-    const std::string& text = **FromHandle<Content>(fi->fh);
-    const size_t start = std::min<uint64_t>(from, text.size());
-    fuse_reply_buf(req, text.data() + start,
-                   std::min(size, text.size() - start));
+  FuseState& state = StateOf(req);
+  // The kernel asks for no more than it was told.
+  if (size > kMaxRequest) {
+    fuse_reply_err(req, EINVAL);
     return;
   }
-  FuseState& state = StateOf(req);
+  if (fi->fh != 0) {
+    const auto content = state.FindHandle(fi->fh).content;
+    if (content == nullptr) {
+      fuse_reply_err(req, EBADF);
+      return;
+    }
+    const size_t start = std::min<uint64_t>(from, content->size());
+    fuse_reply_buf(req, content->data() + start,
+                   std::min(size, content->size() - start));
+    return;
+  }
   const Pending pending(state, {.req = req,
                                 .operation = "read",
                                 .node = node,
@@ -245,26 +241,36 @@ void OnOpenDir(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
       pending.op(), node,
       [pending, info = *fi](Result<Listing> listing) mutable {
         if (!listing.has_value()) return pending.Fail(listing.error());
-        auto handle = std::make_unique<Listing>(std::move(*listing));
-        info.fh = ToHandle(handle.get());
+        info.fh = pending.state().AddHandle(
+            {.listing = std::move(*listing), .content = nullptr});
         info.keep_cache = 1;
         info.cache_readdir = 1;
         const int sent = pending.Reply(
             [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
-        if (sent == 0) static_cast<void>(handle.release());
+        if (sent != 0) pending.state().DropHandle(info.fh);
       });
 }
 
 void OnReleaseDir(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-  const std::unique_ptr<Listing> closed(FromHandle<Listing>(fi->fh));
+  StateOf(req).DropHandle(fi->fh);
   fuse_reply_err(req, 0);
 }
 
 // Entry 0 is `.`, 1 is `..`, the rest are the listing's; an entry's offset is
 // the number of the next one.
 void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
-                  const Vfs::Listing& listing, const bool with_attributes) {
-  const FuseState& state = StateOf(req);
+                  uint64_t handle, const bool with_attributes) {
+  FuseState& state = StateOf(req);
+  const Listing open = state.FindHandle(handle).listing;
+  if (open == nullptr) {
+    fuse_reply_err(req, EBADF);
+    return;
+  }
+  if (size > kMaxRequest || offset < 0) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  const Vfs::Listing& listing = *open;
   std::vector<char> out(size);
   size_t used = 0;
   for (auto i = static_cast<size_t>(offset); i < listing.size() + 2; ++i) {
@@ -294,12 +300,12 @@ void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 
 void OnReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                fuse_file_info* fi) {
-  ReplyEntries(req, node, size, offset, **FromHandle<Listing>(fi->fh), false);
+  ReplyEntries(req, node, size, offset, fi->fh, false);
 }
 
 void OnReadDirPlus(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                    fuse_file_info* fi) {
-  ReplyEntries(req, node, size, offset, **FromHandle<Listing>(fi->fh), true);
+  ReplyEntries(req, node, size, offset, fi->fh, true);
 }
 
 // Xattr calls with size 0 ask for the size.
@@ -351,6 +357,28 @@ void OnStatFs(fuse_req_t req, fuse_ino_t) {
 }
 
 }  // namespace
+
+uint64_t FuseState::AddHandle(Handle handle) {
+  MutexLock lock(mutex);
+  const uint64_t fh = next_handle++;
+  handles.emplace(fh, std::move(handle));
+  return fh;
+}
+
+FuseState::Handle FuseState::FindHandle(uint64_t fh) {
+  MutexLock lock(mutex);
+  const auto it = handles.find(fh);
+  return it != handles.end() ? it->second : Handle{};
+}
+
+void FuseState::DropHandle(uint64_t fh) {
+  Handle dropped;  // destroyed without the lock
+  MutexLock lock(mutex);
+  const auto it = handles.find(fh);
+  if (it == handles.end()) return;
+  dropped = std::move(it->second);
+  handles.erase(it);
+}
 
 FuseState::FuseState(Vfs& served, const RequestTimes& times)
     : vfs(&served),

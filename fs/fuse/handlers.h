@@ -8,7 +8,10 @@
 #include <fuse_lowlevel.h>
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <unordered_map>
 
 #include "formats/base/mutex.h"
 #include "fs/fuse/requests.h"
@@ -37,6 +40,18 @@ struct FuseState {
   CondVar changed;
   bool initialised GUARDED_BY(mutex) = false;
   FuseSettings settings GUARDED_BY(mutex);
+
+  // What fuse_file_info::fh stands for between open and release: a folder's
+  // listing, or the text of a file that is made anew at each open. 0: neither.
+  struct Handle {
+    std::shared_ptr<const Vfs::Listing> listing;
+    std::shared_ptr<const std::string> content;
+  };
+  uint64_t AddHandle(Handle handle) EXCLUDES(mutex);
+  Handle FindHandle(uint64_t fh) EXCLUDES(mutex);
+  void DropHandle(uint64_t fh) EXCLUDES(mutex);
+  uint64_t next_handle GUARDED_BY(mutex) = 1;
+  std::unordered_map<uint64_t, Handle> handles GUARDED_BY(mutex);
 
   Requests requests;  // those that the Vfs works on
 };
