@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <charconv>
 #include <exception>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "cache/cache_folder.h"
 #include "cache/cache_paths.h"
@@ -209,12 +212,26 @@ auto Catch(Call call) -> decltype(call()) {
   }
 }
 
+template <class T>
+Result<T> WithPatience(PatientCalls& calls, const std::string& path,
+                       std::function<Result<T>()> call) {
+  auto result = std::make_shared<std::optional<Result<T>>>();
+  const bool ended =
+      calls.Run([result, call = std::move(call)] { *result = call(); });
+  if (ended) return std::move(**result);
+  return MakeError(Code::kIo, "{}: the disk does not answer", path);
+}
+
 // Parses the file at `path`. Whatever is wrong with it, it is absent.
 template <class Parse>
-auto Load(const std::string& folder, const std::string& path, size_t limit,
-          Parse parse) -> decltype(parse(std::string_view())) {
-  ASSIGN_OR_RETURN(const auto opened, CacheFolder::OpenPlain(folder));
-  const auto text = opened->ReadFile(path, limit);
+auto Load(PatientCalls& calls, const std::string& folder,
+          const std::string& path, size_t limit, Parse parse)
+    -> decltype(parse(std::string_view())) {
+  const auto text = WithPatience<std::string>(
+      calls, path, [folder, path, limit]() -> Result<std::string> {
+        ASSIGN_OR_RETURN(const auto opened, CacheFolder::OpenPlain(folder));
+        return opened->ReadFile(path, limit);
+      });
   if (!text.has_value() && text.error().code() != Code::kCorrupt) {
     return text.error();
   }
@@ -225,10 +242,13 @@ auto Load(const std::string& folder, const std::string& path, size_t limit,
   return MakeError(Code::kNotFound, "{}/{} is damaged", folder, path);
 }
 
-Result<> Save(const std::string& folder, const std::string& path,
-              std::string_view body) {
-  ASSIGN_OR_RETURN(const auto opened, CacheFolder::OpenPlain(folder));
-  return opened->WriteFile(path, Seal(body));
+Result<> Save(PatientCalls& calls, const std::string& folder,
+              const std::string& path, std::string_view body) {
+  return WithPatience<void>(
+      calls, path, [folder, path, text = Seal(body)]() -> Result<> {
+        ASSIGN_OR_RETURN(const auto opened, CacheFolder::OpenPlain(folder));
+        return opened->WriteFile(path, text);
+      });
 }
 
 }  // namespace
@@ -244,7 +264,8 @@ Result<> SnapshotStore::SaveRef(const std::string& endpoint,
     body["repo"] = repo;
     body["revision"] = revision;
     body["commit"] = commit;
-    return Save(folder_, RefPath(endpoint, repo, revision), body.dump());
+    return Save(calls_, folder_, RefPath(endpoint, repo, revision),
+                body.dump());
   });
 }
 
@@ -252,8 +273,8 @@ Result<std::string> SnapshotStore::LoadRef(const std::string& endpoint,
                                            const std::string& repo,
                                            const std::string& revision) {
   return Catch([&]() -> Result<std::string> {
-    return Load(folder_, RefPath(endpoint, repo, revision), kMaxRefBytes,
-                [&](std::string_view text) {
+    return Load(calls_, folder_, RefPath(endpoint, repo, revision),
+                kMaxRefBytes, [&](std::string_view text) {
                   return ParseRef(text, endpoint, repo, revision);
                 });
   });
@@ -264,8 +285,8 @@ Result<> SnapshotStore::SaveListing(const std::string& endpoint,
   RETURN_IF_ERROR(CheckCommit(snapshot.commit));
   return Catch([&]() -> Result<> {
     ASSIGN_OR_RETURN(const std::string body, ListingBody(endpoint, snapshot));
-    return Save(folder_, ListingPath(endpoint, snapshot.repo, snapshot.commit),
-                body);
+    return Save(calls_, folder_,
+                ListingPath(endpoint, snapshot.repo, snapshot.commit), body);
   });
 }
 
@@ -274,8 +295,8 @@ Result<std::shared_ptr<const Snapshot>> SnapshotStore::LoadListing(
     const std::string& commit) {
   RETURN_IF_ERROR(CheckCommit(commit));
   return Catch([&]() -> Result<std::shared_ptr<const Snapshot>> {
-    return Load(folder_, ListingPath(endpoint, repo, commit), kMaxListingBytes,
-                [&](std::string_view text) {
+    return Load(calls_, folder_, ListingPath(endpoint, repo, commit),
+                kMaxListingBytes, [&](std::string_view text) {
                   return ParseListing(text, endpoint, repo, commit);
                 });
   });

@@ -139,12 +139,20 @@ Result<> Engine::OpenOrigin(const Options& options) {
 }
 
 Result<> Engine::OpenCache(const Options& options) {
-  auto opened =
-      options.cache_dir.empty()
-          ? Error(
-                Code::kInvalid,
-                "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir")
-          : ObjectCache::Open(options.cache_dir, Limits(options));
+  using Opened = Result<std::unique_ptr<ObjectCache>>;
+  auto opening = std::make_shared<Opened>(nullptr);
+  Opened opened =
+      Error(Code::kInvalid,
+            "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir");
+  if (!options.cache_dir.empty()) {
+    const bool ended = cache_opening_.Run(
+        [opening, dir = options.cache_dir, limits = Limits(options)] {
+          *opening = ObjectCache::Open(dir, limits);
+        });
+    opened =
+        ended ? std::move(*opening)
+              : Opened(Error(Code::kUnavailable, "its disk does not answer"));
+  }
   if (opened.has_value()) {
     cache_ = *std::move(opened);
     store_ = std::make_unique<SnapshotStore>(options.cache_dir);

@@ -7,6 +7,7 @@
 #ifndef WEIGHTFS_TOOLS_ENGINE_H_
 #define WEIGHTFS_TOOLS_ENGINE_H_
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -15,6 +16,7 @@
 #include "cache/hub/token.h"
 #include "cache/object_cache.h"
 #include "cache/origin.h"
+#include "cache/patient_calls.h"
 #include "cache/snapshot_store.h"
 #include "cache/verifier.h"
 #include "formats/base/timer_queue.h"
@@ -56,6 +58,7 @@ class Engine {
   // In the order in which they are needed, so that they go in reverse.
   std::unique_ptr<TokenProvider> token_;
   std::unique_ptr<ObjectCache> cache_;
+  PatientCalls cache_opening_{"wfs-cache", 1, std::chrono::seconds(5)};
   std::unique_ptr<SnapshotStore> store_;
   std::unique_ptr<HttpClient> http_;
   std::unique_ptr<Origin> origin_;

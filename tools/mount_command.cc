@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "cache/patient_calls.h"
 #include "formats/base/log.h"
 #include "formats/base/mutex.h"
 #include "formats/base/unique_fd.h"
@@ -123,24 +124,34 @@ class MountStatus {
   FuseSession* session_ GUARDED_BY(mutex_) = nullptr;
 };
 
-// The mount's file in the registry, as long as it serves.
+// The mount's file in the registry, as long as it serves. It may lie on a disk
+// that hangs, and the mount must not wait for that.
 class Registration {
  public:
   Registration(std::string folder, MountRecord record)
-      : registry_(std::move(folder)), record_(std::move(record)) {
-    const auto added = registry_.Add(record_);
-    if (!added.has_value()) {
-      LogWarning("`weightfs status` will not list this mount: {}",
-                 added.error().ToString());
-    }
+      : entry_(std::make_shared<Entry>(
+            Entry{MountRegistry(std::move(folder)), std::move(record)})) {
+    auto added = std::make_shared<Result<>>();
+    const bool ended = calls_.Run([entry = entry_, added] {
+      *added = entry->registry.Add(entry->record);
+    });
+    if (ended && added->has_value()) return;
+    LogWarning("`weightfs status` will not list this mount: {}",
+               ended ? added->error().ToString() : "the disk does not answer");
   }
-  ~Registration() { registry_.Remove(record_); }
+  ~Registration() {
+    calls_.Run([entry = entry_] { entry->registry.Remove(entry->record); });
+  }
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
  private:
-  MountRegistry registry_;
-  const MountRecord record_;
+  struct Entry {
+    MountRegistry registry;
+    MountRecord record;
+  };
+  const std::shared_ptr<Entry> entry_;
+  PatientCalls calls_{"wfs-registry", 1, std::chrono::seconds(2)};
 };
 
 Result<> CheckSharing(const Options& options, const Snapshot& snapshot) {

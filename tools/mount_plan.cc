@@ -7,9 +7,11 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
+#include "tools/child.h"
 #include "tools/engine.h"
 #include "tools/mount_registry.h"
 #include "tools/mount_table.h"
@@ -18,6 +20,7 @@ namespace weightfs {
 namespace {
 
 constexpr std::chrono::milliseconds kProbeLimit{3'000};
+constexpr std::chrono::milliseconds kFolderLimit{3'000};
 // Crashed mounts on top of each other that are cleared away.
 constexpr int kMaxCrashed = 16;
 
@@ -132,16 +135,87 @@ void MakeEnvironmentAbsolute() {
 
 }  // namespace
 
-Result<> CheckOutside(const std::string& what, const std::string& path,
-                      const std::string& mountpoint) {
-  if (path.empty()) return {};
+namespace {
+
+// `path` with its links resolved, as far as it exists, and whether it lies in
+// the mountpoint, also by another name of that folder (a bind mount).
+struct Place {
+  std::string resolved;
+  bool in_mountpoint = false;
+};
+Place PlaceOf(const std::string& path, const std::string& mountpoint) {
   std::error_code failed;
-  const auto resolved = std::filesystem::weakly_canonical(path, failed);
-  if (!IsWithin(failed ? path : resolved.string(), mountpoint)) return {};
+  auto resolved = std::filesystem::weakly_canonical(path, failed);
+  if (failed) resolved = path;
+  struct stat top {};
+  bool inside = IsWithin(resolved.string(), mountpoint);
+  if (::stat(mountpoint.c_str(), &top) == 0) {
+    for (auto above = resolved; !inside && above != above.root_path();
+         above = above.parent_path()) {
+      struct stat attr {};
+      inside = ::stat(above.c_str(), &attr) == 0 && attr.st_dev == top.st_dev &&
+               attr.st_ino == top.st_ino;
+    }
+  }
+  return {resolved.string(), inside};
+}
+
+// In a child process, for what may lie on a disk that hangs: nothing if it
+// does.
+std::optional<Place> AskForPlace(const std::string& path,
+                                 const std::string& mountpoint) {
+  const auto output = RunInChild(kFolderLimit, [&](const auto& write) {
+    const Place place = PlaceOf(path, mountpoint);
+    write((place.in_mountpoint ? "1" : "0") + place.resolved);
+  });
+  if (!output.has_value() || output->text.empty()) return std::nullopt;
+  return Place{output->text.substr(1), output->text[0] == '1'};
+}
+
+Error InMountpoint(const std::string& what, const std::string& path,
+                   const std::string& mountpoint) {
   return MakeError(Code::kInvalid,
                    "{} {} lies in the mountpoint {}, so that weightfs would "
                    "read its own mount; choose another",
                    what, path, mountpoint);
+}
+
+// The cache folder: neither above nor below the mountpoint. One that does not
+// answer is done without.
+Result<> CheckCacheFolder(MountPlan* plan) {
+  Options& options = plan->options;
+  if (options.cache_dir.empty()) return {};
+  const auto place = AskForPlace(options.cache_dir, plan->mountpoint);
+  if (!place.has_value()) {
+    if (options.offline) {
+      return MakeError(Code::kUnavailable,
+                       "offline, and the cache folder {} does not answer",
+                       options.cache_dir);
+    }
+    plan->notes.push_back(fmt::format(
+        "the cache folder {} does not answer; going on without a cache",
+        options.cache_dir));
+    if (IsWithin(options.run_dir, options.cache_dir)) options.run_dir.clear();
+    options.cache_dir.clear();
+    return {};
+  }
+  if (place->in_mountpoint) {
+    return InMountpoint("the cache folder", options.cache_dir,
+                        plan->mountpoint);
+  }
+  if (!IsWithin(plan->mountpoint, place->resolved)) return {};
+  return MakeError(Code::kInvalid,
+                   "the mountpoint {} lies in the cache folder {}, which is "
+                   "weightfs's own; mount elsewhere",
+                   plan->mountpoint, options.cache_dir);
+}
+
+}  // namespace
+
+Result<> CheckOutside(const std::string& what, const std::string& path,
+                      const std::string& mountpoint) {
+  if (path.empty() || !PlaceOf(path, mountpoint).in_mountpoint) return {};
+  return InMountpoint(what, path, mountpoint);
 }
 
 Result<MountPlan> PlanMount(const Options& options) {
@@ -155,9 +229,9 @@ Result<MountPlan> PlanMount(const Options& options) {
   if (plan.log_file.empty() && !options.foreground) {
     ASSIGN_OR_RETURN(plan.log_file, DefaultLogFile(options, plan.mountpoint));
   }
+  RETURN_IF_ERROR(CheckCacheFolder(&plan));
   const std::pair<const char*, const std::string&> used[] = {
-      {"the cache folder", options.cache_dir},
-      {"the folder of state files", options.run_dir},
+      {"the folder of state files", plan.options.run_dir},
       {"the log file", plan.log_file},
       {"the token file", options.token_file},
   };

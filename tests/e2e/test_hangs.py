@@ -21,6 +21,8 @@ import harness
 LIMIT = 5.0
 TEST_DISK = os.environ.get("WEIGHTFS_TEST_DISK",
                            "build/gcc/tests/support/weightfs-test-disk")
+TIME_JUMP = os.environ.get("WEIGHTFS_TIME_JUMP",
+                           "build/gcc/tests/support/libweightfs_time_jump.so")
 TENSORS, TENSOR_BYTES = 48, 1 << 20
 MODEL = f"tensors={TENSORS},tensor_bytes={TENSOR_BYTES},dtype=F32,seed=9"
 
@@ -124,13 +126,19 @@ def drop_pages(path):
 
 
 # What a disk can hang in: everything, or some kinds of calls.
-WAYS = {
+EVERY_WAY = {
     "all": ["all"],
     "read": ["read"],
     "write": ["write", "fsync", "fallocate", "flush"],
     "metadata": ["getattr", "open", "create", "mkdir", "rename", "truncate",
                  "unlink", "readdir", "statfs"],
 }
+
+
+# Each takes some seconds: CI has a part, as an ordinary user a smaller one.
+WAYS = {
+    way: operations for way, operations in EVERY_WAY.items()
+    if harness.ALL or way == "all" or os.getuid() == 0}
 
 
 def end_daemon(mounted, disk):
@@ -147,7 +155,8 @@ def end_daemon(mounted, disk):
     assert harness.wait_until(lambda: state_of(mounted.pid) in ("gone", "Z"))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [w for w in WAYS if harness.ALL or w in
+                                 ("all", "metadata")])
 def test_a_cache_disk_that_hangs_while_cold(hub, mount, disk, model, way):
     mounted = mount("org/model", hub, cache="disk/cache", log_file=disk.log)
     path = mounted.path / "repo" / "model.safetensors"
@@ -232,6 +241,113 @@ def test_a_disk_that_hangs_when_it_is_mounted(hub, mount, disk, model):
     path = mounted.path / "repo" / "model.safetensors"
     assert in_time(path.read_bytes, 60) == model
     end_daemon(mounted, disk)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_mount_whose_cache_disk_hangs(hub, mount, disk, model, when):
+    """It hung before the mount, or as soon as the folder was looked at: the mount
+    is made without a cache."""
+    (disk.path / "cache").mkdir(mode=0o700)
+    if when == "before":
+        disk.block("all")
+    else:
+        disk.block("open", "create", "mkdir", "write", "rename")
+    path = disk.path.parent / "mnt"
+    path.mkdir()
+    process = subprocess.Popen(
+        [harness.WEIGHTFS, "mount", "--foreground", "org/model", path,
+         "--endpoint", hub.url, "--cache-dir", disk.path / "cache"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env=harness.environment(disk.path.parent))
+    try:
+        assert harness.wait_until(
+            lambda: harness.mount_type(path) == "fuse.weightfs", 20)
+        assert in_time((path / "repo" / "model.safetensors").read_bytes,
+                       60) == model
+        process.send_signal(signal.SIGTERM)
+        assert harness.wait_until(
+            lambda: harness.mount_type(path) is None
+            and not harness.alive(process.pid), LIMIT)
+    finally:
+        process.kill()
+        disk.release()
+        process.wait(10)
+        subprocess.run(["fusermount3", "-u", "-z", path], check=False,
+                       capture_output=True)
+
+
+# --- its own mount ---
+
+@pytest.mark.parametrize("option", ["--cache-dir", "--log-file",
+                                    "--token-file"])
+@pytest.mark.parametrize("how", ["direct", "link", "below-link"])
+def test_nothing_of_ours_lies_in_the_mount(hub, tmp_path, option, how):
+    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    (tmp_path / "link").symlink_to(mountpoint)
+    place = {"direct": mountpoint / "x", "link": tmp_path / "link" / "x",
+             "below-link": tmp_path / "link" / "a" / "b" / "x"}[how]
+    more = () if option == "--cache-dir" else ("--cache-dir",
+                                               tmp_path / "cache")
+    if option == "--token-file":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("hf_token", encoding="utf-8")
+    refused = harness.run("mount", "org/model", mountpoint, option, place,
+                          "--endpoint", hub.url, *more, home=tmp_path,
+                          check=False)
+    assert refused.returncode == 2, refused
+    assert "lies in the mountpoint" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert harness.mount_type(mountpoint) is None
+
+
+def test_a_bind_mount_of_the_mountpoint_is_found(hub, tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("bind mounts are root's")
+    mountpoint, other = tmp_path / "mnt", tmp_path / "other"
+    mountpoint.mkdir()
+    other.mkdir()
+    subprocess.run(["mount", "--bind", mountpoint, other], check=True)
+    try:
+        refused = harness.run("mount", "org/model", mountpoint, "--cache-dir",
+                              other / "cache", "--endpoint", hub.url,
+                              home=tmp_path, check=False)
+        assert refused.returncode == 2, refused
+        assert "lies in the mountpoint" in refused.stderr
+    finally:
+        subprocess.run(["umount", other], check=True)
+
+
+@pytest.mark.parametrize("how", ["direct", "link"])
+def test_a_mountpoint_in_the_cache_folder_is_refused(hub, tmp_path, how):
+    cache = tmp_path / "cache"
+    mountpoint = cache / "objects" / "mnt"
+    mountpoint.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(cache)
+    given = cache if how == "direct" else tmp_path / "link"
+    refused = harness.run("mount", "org/model", mountpoint, "--cache-dir",
+                          given, "--endpoint", hub.url, home=tmp_path,
+                          check=False)
+    assert refused.returncode == 2, refused
+    assert "lies in the cache folder" in refused.stderr
+
+
+@pytest.mark.parametrize("how", ["inside", "around", "link"])
+def test_a_local_source_and_the_mountpoint_are_apart(tmp_path, how):
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "config.json").write_text("{}", encoding="utf-8")
+    (source / "inner").mkdir()
+    (tmp_path / "link").symlink_to(source / "inner")
+    given, mountpoint = {
+        "inside": (source, source / "inner"),
+        "around": (source / "inner", source),
+        "link": (source, tmp_path / "link")}[how]
+    refused = harness.run("mount", given, mountpoint, "--cache-dir",
+                          tmp_path / "cache", home=tmp_path, check=False)
+    assert refused.returncode == 2, refused
+    assert "lie in one another" in refused.stderr
 
 
 # --- an origin that hangs, a daemon that does ---
@@ -481,3 +597,56 @@ def test_too_little_memory_for_the_address_space(hub, mount, model):
     assert harness.alive(mounted.pid), mounted.log()
     resource.prlimit(mounted.pid, resource.RLIMIT_AS, before)
     assert path.read_bytes() == model
+
+
+@pytest.mark.skipif(bool(os.environ.get("ASAN_OPTIONS")),
+                    reason="the sanitizer must be the first library")
+def test_the_wall_clock_jumps(hub, mount, model, tmp_path):
+    jump = tmp_path / "jump"
+    jump.write_text("0", encoding="ascii")
+    mounted = mount("org/model", hub, LD_PRELOAD=os.path.abspath(TIME_JUMP),
+                    TIME_JUMP=str(jump))
+    path = mounted.path / "repo" / "model.safetensors"
+    begin = 0
+    for years in (0, 20, -20, 5, 0):
+        (tmp_path / "new").write_text(str(years * 31557600), encoding="ascii")
+        (tmp_path / "new").rename(jump)
+        for _ in range(4):
+            assert in_time(lambda b=begin: pread(path, 1 << 20, b),
+                           LIMIT) == model[begin:begin + (1 << 20)], years
+            begin += 2 << 20
+        assert in_time(mounted.status, LIMIT)["pid"] == mounted.pid
+    jump.write_text(str(20 * 31557600), encoding="ascii")
+    mounted.unmount()
+    # The clock did jump: the log's lines have the years.
+    years = {int(line[:4]) for line in mounted.log().splitlines()}
+    assert max(years) - min(years) >= 19, mounted.log()
+
+
+def test_readers_fork(hub, mount, model):
+    """Children read by an inherited descriptor and mapping, and outlive it."""
+    import mmap  # pylint: disable=import-outside-toplevel
+
+    mounted = mount("org/model", hub)
+    path = mounted.path / "repo" / "model.safetensors"
+    with open(path, "rb", buffering=0) as file, mmap.mmap(
+            file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as view:
+        children = []
+        for number in range(16):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    begin = (number * 3 + 1) << 20
+                    half = 1 << 19
+                    if (os.pread(file.fileno(), half, begin) == model[
+                            begin:begin + half]
+                            and view[begin + half:begin + 2 * half] == model[
+                                begin + half:begin + 2 * half]):
+                        code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    mounted.unmount()
