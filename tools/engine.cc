@@ -145,10 +145,9 @@ Result<> Engine::OpenCache(const Options& options) {
       Error(Code::kInvalid,
             "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir");
   if (!options.cache_dir.empty()) {
-    const bool ended = cache_opening_.Run(
-        [opening, dir = options.cache_dir, limits = Limits(options)] {
-          *opening = ObjectCache::Open(dir, limits);
-        });
+    const bool ended = cache_opening_.Run([opening, options] {
+      *opening = ObjectCache::Open(options.cache_dir, Limits(options));
+    });
     opened =
         ended ? std::move(*opening)
               : Opened(Error(Code::kUnavailable, "its disk does not answer"));

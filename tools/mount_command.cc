@@ -24,6 +24,7 @@
 #include "tools/mount_plan.h"
 #include "tools/mount_registry.h"
 #include "tools/mount_table.h"
+#include "tools/unmounter.h"
 #include "tools/watchdog.h"
 
 namespace weightfs {
@@ -32,6 +33,7 @@ namespace {
 // From the signal, or an unmount from outside, to the end of the process; 5 s
 // are promised.
 constexpr std::chrono::milliseconds kShutdownLimit{3'500};
+constexpr std::chrono::milliseconds kUnmountLimit{1'000};
 
 // The session, for the watchdog's thread.
 class LiveSession {
@@ -40,9 +42,10 @@ class LiveSession {
     MutexLock lock(mutex_);
     session_ = session;
   }
-  void GiveUp() EXCLUDES(mutex_) {
+  // True if it is still mounted.
+  bool GiveUp() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    if (session_ != nullptr) session_->GiveUp();
+    return session_ != nullptr && session_->GiveUp();
   }
 
  private:
@@ -175,7 +178,8 @@ std::string ReadyLine(const MountPlan& plan, const Snapshot& snapshot) {
 }
 
 Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
-                             ShutdownWatchdog& watchdog, LiveSession& live) {
+                             ShutdownWatchdog& watchdog, LiveSession& live,
+                             Unmounter* unmounter) {
   const Options& options = plan.options;
   ASSIGN_OR_RETURN(const auto engine, Engine::Open(options));
   const Snapshot& snapshot = engine->repo().snapshot();
@@ -194,6 +198,9 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   fuse.mountpoint = plan.mountpoint;
   fuse.allow_other = options.allow_other;
   fuse.read_ahead_kb = options.read_ahead_kb;
+  if (unmounter != nullptr) {
+    fuse.unmount = [&] { return unmounter->Unmount(kUnmountLimit); };
+  }
   fuse.disconnected = [&] { watchdog.Arm(); };
   fuse.times.read = options.read_timeout;
   fuse.times.metadata = options.metadata_timeout;
@@ -229,15 +236,21 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   return served;
 }
 
-[[noreturn]] void EndHard(const std::string& mountpoint, LiveSession& live) {
-  live.GiveUp();
-  // In case it is still mounted: a dead mount would be left.
-  (void)Unmount(mountpoint, UnmountMode::kLazy);
+[[noreturn]] void EndHard(const std::string& mountpoint, LiveSession& live,
+                          Unmounter* unmounter) {
+  // A dead mount would be left; and another's mount there is not ours.
+  if (live.GiveUp()) {
+    if (unmounter != nullptr) {
+      unmounter->Unmount(kUnmountLimit);
+    } else {
+      (void)Unmount(mountpoint, UnmountMode::kLazy);
+    }
+  }
   LogError("shutting down takes too long; ending at once");
   ::_exit(kExitFailure);
 }
 
-int Serve(const MountPlan& plan, Reporter& reporter) {
+int Serve(const MountPlan& plan, Reporter& reporter, Unmounter* unmounter) {
   const auto fail = [&](const Error& error) {
     // Without a log file the reporter's line is the log's.
     if (!plan.log_file.empty()) LogError("{}", error.ToString());
@@ -259,8 +272,9 @@ int Serve(const MountPlan& plan, Reporter& reporter) {
   for (const std::string& note : plan.notes) LogWarning("{}", note);
   LiveSession live;
   ShutdownWatchdog watchdog(kShutdownLimit,
-                            [&] { EndHard(plan.mountpoint, live); });
-  const auto served = ServeUntilUnmounted(plan, reporter, watchdog, live);
+                            [&] { EndHard(plan.mountpoint, live, unmounter); });
+  const auto served =
+      ServeUntilUnmounted(plan, reporter, watchdog, live, unmounter);
   SetLogTee(nullptr);
   return served.has_value() ? static_cast<int>(kExitOk) : fail(served.error());
 }
@@ -269,6 +283,9 @@ int Serve(const MountPlan& plan, Reporter& reporter) {
 // nothing: a thread that is stuck in a call that the kernel cannot end outlives
 // the process's end, and if it were the main one, so would the process.
 int ServeAside(const MountPlan& plan, Reporter& reporter) {
+  // Root needs no program to unmount.
+  const auto unmounter =
+      ::geteuid() != 0 ? Unmounter::Start(plan.mountpoint) : nullptr;
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);
@@ -276,7 +293,7 @@ int ServeAside(const MountPlan& plan, Reporter& reporter) {
   int code = kExitFailure;
   StartThread("wfs-main", [&] {
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    code = Serve(plan, reporter);
+    code = Serve(plan, reporter, unmounter.get());
   }).join();
   return code;
 }

@@ -80,7 +80,7 @@ class LowLevelSession final : public FuseSession {
   Result<> Mount();
   Result<> Serve(std::function<void(const FuseSettings&)> ready) override;
   RequestTotals requests() override { return state_.requests.totals(); }
-  void GiveUp() override;
+  bool GiveUp() override;
   void Invalidate(uint64_t node) override {
     // Not known to the kernel (ENOENT), or unmounted: nothing to forget.
     static_cast<void>(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0));
@@ -89,6 +89,8 @@ class LowLevelSession final : public FuseSession {
  private:
   void Announce(const std::function<void(const FuseSettings&)>& ready);
   void AwaitDisconnection();
+  bool Connected() const;
+  void Hangup();
 
   const FuseOptions options_;
   FuseState state_;
@@ -164,11 +166,24 @@ void LowLevelSession::AwaitDisconnection() {
   }
 }
 
-void LowLevelSession::GiveUp() {
+bool LowLevelSession::GiveUp() {
+  const bool connected = Connected();
   state_.requests.FailAll();
-  // Readers get an error for what they ask later. Explicitly, since a thread
-  // that cannot be killed may keep the process's descriptors open.
-  ::close(fuse_session_fd(session_));
+  Hangup();
+  return connected;
+}
+
+// False once the mount is gone, or its connection was aborted.
+bool LowLevelSession::Connected() const {
+  pollfd entry{fuse_session_fd(session_), 0, 0};
+  return ::poll(&entry, 1, 0) == 0;
+}
+
+// Closes the connection, and leaves a descriptor that can be closed again.
+// Readers get an error for what they ask later.
+void LowLevelSession::Hangup() {
+  const UniqueFd null_fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  ::dup3(null_fd.get(), fuse_session_fd(session_), O_CLOEXEC);
 }
 
 Result<> LowLevelSession::Serve(
@@ -198,7 +213,11 @@ Result<> LowLevelSession::Serve(
     LogWarning("unmounting with requests that got no answer from the disk");
     state_.requests.FailAll();
   }
-  fuse_session_unmount(session_);
+  if (options_.unmount && Connected() && options_.unmount()) {
+    Hangup();
+  } else {
+    fuse_session_unmount(session_);
+  }
   mounted_ = false;
   announcer.join();
   if (result < 0) {

@@ -25,6 +25,8 @@ struct FuseOptions {
   // Runs once if the kernel ends the connection (an unmount, an abort), on a
   // thread of its own, even if a worker is stuck.
   std::function<void()> disconnected;
+  // Detaches the mount, in libfuse's stead; false if it could not. May be empty.
+  std::function<bool()> unmount;
 };
 
 class FuseSession {
@@ -47,8 +49,9 @@ class FuseSession {
   // What the kernel waits for now. From any thread.
   virtual RequestTotals requests() = 0;
   // Answers all that wait with EIO and closes the connection. From any thread,
-  // and only if the process ends at once after it.
-  virtual void GiveUp() = 0;
+  // and only if the process ends at once after it. True if the mount is still
+  // there; false if it is gone, and another may be in its place.
+  virtual bool GiveUp() = 0;
 };
 
 }  // namespace weightfs

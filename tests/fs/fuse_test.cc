@@ -61,6 +61,7 @@ class OneFileCache final : public ObjectCache {
     }
     return std::shared_ptr<CacheFile>(std::make_shared<FakeCacheFile>(size));
   }
+  void Trim() override {}
   Stats stats() const override { return {}; }
 
   std::string path;
