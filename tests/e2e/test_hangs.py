@@ -81,7 +81,7 @@ def _disk(tmp_path, mount):
 
 @pytest.fixture(name="model")
 def _model(hub, mount):
-    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    hub.commit("org/model", generate=MODEL)
     mounted = mount("org/model", hub, name="reference", cache="reference-cache")
     path = mounted.path / "repo" / "model.safetensors"
     content = path.read_bytes()
@@ -282,7 +282,7 @@ def test_a_mount_whose_cache_disk_hangs(hub, mount, disk, model, when):
                                     "--token-file"])
 @pytest.mark.parametrize("how", ["direct", "link", "below-link"])
 def test_nothing_of_ours_lies_in_the_mount(hub, tmp_path, option, how):
-    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    hub.commit("org/model", generate=MODEL)
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
     (tmp_path / "link").symlink_to(mountpoint)
@@ -368,7 +368,7 @@ except OSError as error:
 @pytest.fixture(name="hanging")
 def _hanging(hub, mount):
     """A mount whose origin does not answer, and readers of it."""
-    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    hub.commit("org/model", generate=MODEL)
     mounted = mount("org/model", hub)
     mounted.tensors()
     fault = hub.fault("hang", number=1000, listener="cdn")
