@@ -437,7 +437,7 @@ def test_a_limit_of_file_sizes_is_as_a_full_disk(hub, mount):
 
 
 def test_no_descriptors_or_threads_leak(hub, mount):
-    hub.commit("org/model", generate=MODEL + ",hashed=0")
+    hub.commit("org/model", generate=MODEL)
     mounted = mount("org/model", hub)
 
     def counts():
