@@ -261,7 +261,7 @@ def parse(argv):
     arguments.pace_us = int(arguments.pace_us * arguments.scale)
     arguments.stall = 2 * arguments.scale
     arguments.spec = arguments.spec or (
-        f"tensors=1000,shards=8,tensor_bytes=2000056,dtype=F32,"
+        f"tensors=1000,shards=40,tensor_bytes=2000056,dtype=F32,"
         f"seed={arguments.seed % 100_000 + 1}")
     known = harness.run("mount", "--help", home="/", check=False).stdout
     if "--cache-size" in known:

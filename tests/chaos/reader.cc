@@ -153,10 +153,20 @@ class Reader {
     const CallKind kind = kReadKinds.at(Below(kReadKinds.size()));
     const auto file = PickOpened(mount, kind);
     if (file == nullptr) return;
+    if (OneIn(300)) return Sweep(*file, kind);
     const bool mapped =
         kind == CallKind::kMmapShared || kind == CallKind::kMmapPrivate;
     const bool good = mapped ? MappedReads(*file, kind) : Reads(*file, kind);
     if (!good && file->shared && shared_.Get() == file) shared_.Set(nullptr);
+  }
+
+  // All of the file, as a loader does: so that whole files come together, and
+  // are checked as such.
+  void Sweep(OpenedFile& file, CallKind kind) {
+    constexpr uint64_t kPiece = 512 << 10;
+    for (uint64_t at = 0; at < file.file->size && MayGoOn(); at += kPiece) {
+      if (!caller_.Read(file, kind, at, kPiece)) return;
+    }
   }
 
   bool Reads(OpenedFile& file, CallKind kind) {
