@@ -14,6 +14,16 @@ namespace weightfs {
 size_t Utf8SequenceLength(std::string_view text);
 bool IsUtf8(std::string_view text);
 
+// False for a sequence of UTF-8 that a terminal obeys, or that hides or
+// reorders what is around it: controls of ASCII and Unicode, line and paragraph
+// separators, marks of direction, and characters without a shape (zero-width
+// joiners, which scripts and emoji need, are let through).
+bool IsPlain(std::string_view sequence);
+
+// A JSON text, with \uXXXX in place of what is not plain; what it says stays
+// the same. Control bytes of ASCII outside strings are layout and stay.
+std::string PlainJson(std::string_view json);
+
 // `name`, which may hold any bytes, for a message: in quotes, at most 120 bytes
 // of it, what does not print as \xNN.
 std::string QuoteName(std::string_view name);

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "formats/text.h"
 #include "formats/writer.h"
 
 namespace weightfs {
@@ -9,9 +10,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Replaces what is not valid UTF-8 (local file names may hold it).
+// Replaces what is not valid UTF-8 (local file names may hold it); names cannot
+// harm the terminal that it is shown on.
 std::string Dump(const Json& json, int indent) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+  return PlainJson(
+      json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 Json TensorJson(const IndexedSet& set, uint32_t ordinal) {

@@ -20,6 +20,7 @@
 #include "cache/patient_calls.h"
 #include "formats/base/mutex.h"
 #include "formats/base/unique_fd.h"
+#include "tools/text.h"
 
 namespace weightfs {
 namespace {
@@ -142,7 +143,9 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
   return spdlog::level::err;
 }
 
-void WriteLine(LogLevel level, std::string_view line) {
+// Whatever a name, a server or libfuse put into it: one line, of plain text.
+void WriteLine(LogLevel level, std::string_view text) {
+  const std::string line = Printable(text);
   GlobalOutput()->Write(SpdlogLevel(level), line);
   if (level < LogLevel::kWarning) return;
   std::function<void(std::string_view)> tee;

@@ -11,14 +11,6 @@
 namespace weightfs {
 namespace {
 
-// Sequences of one code point, U+0080 to U+009F, that terminals obey.
-bool IsControl(std::string_view sequence) {
-  const auto first = static_cast<unsigned char>(sequence[0]);
-  if (sequence.size() == 1) return first < 0x20 || first == 0x7f;
-  return sequence.size() == 2 && first == 0xc2 &&
-         static_cast<unsigned char>(sequence[1]) < 0xa0;
-}
-
 // Characters, near enough to columns to align a table.
 size_t Width(std::string_view text) {
   return static_cast<size_t>(std::count_if(
@@ -73,7 +65,7 @@ std::string Printable(std::string_view text) {
     const size_t length = Utf8SequenceLength(text);
     const std::string_view sequence =
         text.substr(0, std::max<size_t>(length, 1));
-    if (length == 0 || IsControl(sequence)) {
+    if (length == 0 || !IsPlain(sequence)) {
       for (const char c : sequence) {
         out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
       }
@@ -95,7 +87,7 @@ std::string JsonQuote(std::string_view text) {
     } else if (c == '"' || c == '\\') {
       out += '\\';
       out += c;
-    } else if (length == 1 && IsControl(text.substr(0, 1))) {
+    } else if (static_cast<unsigned char>(c) < 0x20) {
       out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
     } else {
       out += text.substr(0, length);
@@ -103,7 +95,7 @@ std::string JsonQuote(std::string_view text) {
     text.remove_prefix(std::max<size_t>(length, 1));
   }
   out += '"';
-  return out;
+  return PlainJson(out);
 }
 
 std::vector<std::string> NearestNames(std::string_view wrong,

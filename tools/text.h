@@ -15,8 +15,8 @@ namespace weightfs {
 // "17 B", "4.5 MiB": three figures at most, powers of 1024.
 std::string HumanSize(uint64_t bytes);
 
-// `text` on one line: control bytes (of ASCII and of UTF-8) and what is not
-// UTF-8 become \xNN.
+// `text` on one line: what is not plain (formats/text.h) or not UTF-8 becomes
+// \xNN. Twice does no more than once.
 std::string Printable(std::string_view text);
 
 // As a JSON string, in quotes. Bytes that are not UTF-8 become U+FFFD.

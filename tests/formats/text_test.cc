@@ -61,6 +61,19 @@ TEST(TextTest, QuotesWhatDoesNotPrint) {
   EXPECT_EQ(QuoteName(std::string(1, '\0')), "\"\\x00\"");
 }
 
+TEST(TextTest, QuotesWhatReordersOrHides) {
+  EXPECT_EQ(QuoteName("a\u202eb"), "\"a\\xe2\\x80\\xaeb\"");
+  EXPECT_EQ(QuoteName("\u00b5 \u00e9"), "\"\u00b5 \u00e9\"");
+}
+
+TEST(TextTest, PlainJsonSaysTheSame) {
+  EXPECT_EQ(PlainJson("{\n \"é\": 1\n}\n"), "{\n \"é\": 1\n}\n");
+  EXPECT_EQ(PlainJson("\"\x7f\u0085\u202e\""), "\"\\u007f\\u0085\\u202e\"");
+  EXPECT_EQ(PlainJson("\"\U000E0001\U0001F600\""),
+            "\"\\udb40\\udc01\U0001F600\"");
+  EXPECT_EQ(PlainJson("\xff"), "\xff");
+}
+
 TEST(TextTest, CutsLongNames) {
   const std::string quoted = QuoteName(std::string(100'000, 'x'));
   EXPECT_LT(quoted.size(), 200U);

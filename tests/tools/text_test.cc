@@ -34,10 +34,23 @@ TEST(PrintableTest, LeavesTextAndHidesControl) {
   EXPECT_EQ(Printable("\xc2\xa0"), "\xc2\xa0");
 }
 
+TEST(PrintableTest, NamesCannotReorderOrHideWhatIsAroundThem) {
+  EXPECT_EQ(Printable("a\u202egnp.exe"), "a\\xe2\\x80\\xaegnp.exe");
+  EXPECT_EQ(Printable("\u2067x\u2069"), "\\xe2\\x81\\xa7x\\xe2\\x81\\xa9");
+  EXPECT_EQ(Printable("\u200b\ufeff"), "\\xe2\\x80\\x8b\\xef\\xbb\\xbf");
+  EXPECT_EQ(Printable("a\u2028b"), "a\\xe2\\x80\\xa8b");
+  EXPECT_EQ(Printable("\U000E0041"), "\\xf3\\xa0\\x81\\x81");
+  const std::string family = "👨\u200d👩 क्\u200dष שלום";
+  EXPECT_EQ(Printable(family), family);
+  const std::string hostile = "\u202e\n\x1b]0;x\x07\xff\\x1b";
+  EXPECT_EQ(Printable(Printable(hostile)), Printable(hostile));
+}
+
 TEST(JsonQuoteTest, MakesValidJson) {
   EXPECT_EQ(JsonQuote("a\"\\/\n\x01"), "\"a\\\"\\\\/\\u000a\\u0001\"");
   EXPECT_EQ(JsonQuote("ü"), "\"ü\"");
   EXPECT_EQ(JsonQuote("\xff"), "\"\\ufffd\"");
+  EXPECT_EQ(JsonQuote("\x7f\u009b\u202e"), "\"\\u007f\\u009b\\u202e\"");
 }
 
 TEST(NearestNamesTest, FindsSlipsAndParts) {
