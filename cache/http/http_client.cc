@@ -10,7 +10,9 @@
 #include <thread>
 #include <unordered_map>
 
+#include "cache/http/address.h"
 #include "cache/http/http_transfer.h"
+#include "cache/http/proxy.h"
 #include "cache/http/url.h"
 #include "formats/base/mutex.h"
 #include "formats/base/worker_pool.h"
@@ -116,6 +118,13 @@ class CurlHttpClient final : public HttpClient {
           transfer->Fail(Code::kInvalid, "a method or header not to be sent");
     } else {
       transfer->origin = url->Origin();
+      transfer->host = KindOfHost(url->host());
+      transfer->proxy = ProxyFor(*url, [](const char* name) {
+        return std::string(Environment(name));
+      });
+      if (!transfer->proxy.empty() && !transfer->TakeConnection({})) {
+        transfer->error = transfer->ResultOf(CURLE_COULDNT_CONNECT).error();
+      }
     }
     HttpId id = 0;
     {
@@ -267,6 +276,10 @@ class CurlHttpClient final : public HttpClient {
     curl_easy_setopt(easy, CURLOPT_HTTP_CONTENT_DECODING, 0L);
     curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    curl_easy_setopt(easy, CURLOPT_PROXY, transfer.proxy.c_str());
+    curl_easy_setopt(easy, CURLOPT_NOPROXY, transfer.proxy.empty() ? "*" : "");
+    // Whatever ~/.netrc holds is for others.
+    curl_easy_setopt(easy, CURLOPT_NETRC, long{CURL_NETRC_IGNORED});
     // What is meant for the server is not shown to a proxy's CONNECT.
     curl_easy_setopt(easy, CURLOPT_HEADEROPT,
                      static_cast<long>(CURLHEADER_SEPARATE));

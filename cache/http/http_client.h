@@ -23,6 +23,16 @@
 
 namespace weightfs {
 
+// A server that everybody can reach must not lead us to what only this machine
+// or its network can.
+enum class HttpReach {
+  kAnywhere,
+  // Where a connection would lead to another than a public address
+  // (cache/http/address.h), none is made. Behind a proxy, which does the
+  // look-ups, addresses in the URL are refused, and "localhost".
+  kPublic,
+};
+
 struct HttpRequest {
   std::string method = "GET";  // or HEAD
   std::string url;
@@ -34,11 +44,14 @@ struct HttpRequest {
   uint64_t stall_bytes = 1;  // headers count, too
   // The whole request, waiting for a connection included; 0: no limit.
   std::chrono::milliseconds total_timeout{0};
+  HttpReach reach = HttpReach::kAnywhere;
 };
 
 struct HttpResponse {
   int status = 0;
   std::vector<std::pair<std::string, std::string>> headers;
+  // What it may redirect to, by the address that it came from.
+  HttpReach redirects = HttpReach::kAnywhere;
   // The first header of that name (case-insensitive); nothing if absent.
   std::optional<std::string_view> Header(std::string_view name) const;
   // False if headers of that name contradict each other.
@@ -56,8 +69,9 @@ class HttpHandler {
   virtual bool OnBody(std::span<const std::byte> bytes) = 0;
   // The end, exactly once. OK: a response came, whatever its status, and its
   // body as long as it announced. kUnavailable: no connection, broken or
-  // stalled. kDenied: the server's certificate is not trusted. kInvalid: not a
-  // request that can be sent. Messages hold the URL without its query.
+  // stalled. kDenied: the server's certificate is not trusted, or it is not to
+  // be reached (HttpReach). kInvalid: not a request that can be sent. Messages
+  // hold the URL without its query.
   virtual void OnDone(Result<> result) = 0;
 };
 

@@ -64,7 +64,7 @@ bool TakeHeaderLine(HttpTransfer& transfer, std::string_view line) {
       transfer.error = transfer.Fail(Code::kUnavailable, "a bad status line");
       return false;
     }
-    transfer.response = HttpResponse{*status, {}};
+    transfer.response = HttpResponse{*status, {}, transfer.response.redirects};
     return true;
   }
   if (!line.empty()) {
@@ -92,9 +92,30 @@ size_t BodyCallback(char* data, size_t size, size_t count, void* user) {
   return go_on ? bytes : CURL_WRITEFUNC_ERROR;
 }
 
-int ConnectedCallback(void* user, char* /*remote_ip*/, char* /*local_ip*/,
+bool MayReach(const HttpTransfer& transfer, bool is_public) {
+  return transfer.request.reach == HttpReach::kAnywhere || is_public;
+}
+
+// The address that a name led to just now, whatever it led to before.
+curl_socket_t OpenSocketCallback(void* user, curlsocktype purpose,
+                                 curl_sockaddr* address) {
+  auto& transfer = *static_cast<HttpTransfer*>(user);
+  if (purpose == CURLSOCKTYPE_IPCXN && transfer.proxy.empty() &&
+      !MayReach(transfer, IsPublicAddress(address->addr))) {
+    transfer.kept_out = true;
+    return CURL_SOCKET_BAD;
+  }
+  return ::socket(address->family, address->socktype | SOCK_CLOEXEC,
+                  address->protocol);
+}
+
+// Also for a connection that another request opened.
+int ConnectedCallback(void* user, char* remote_ip, char* /*local_ip*/,
                       int /*remote_port*/, int /*local_port*/) {
   auto& transfer = *static_cast<HttpTransfer*>(user);
+  if (!transfer.TakeConnection(KindOfHost(remote_ip))) {
+    return CURL_PREREQFUNC_ABORT;
+  }
   transfer.connected = true;
   transfer.window_start = std::chrono::steady_clock::now();
   return CURL_PREREQFUNC_OK;
@@ -121,6 +142,8 @@ void HttpTransfer::SetCallbacks() {
   curl_easy_setopt(handle, CURLOPT_HEADERDATA, this);
   curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &BodyCallback);
   curl_easy_setopt(handle, CURLOPT_WRITEDATA, this);
+  curl_easy_setopt(handle, CURLOPT_OPENSOCKETFUNCTION, &OpenSocketCallback);
+  curl_easy_setopt(handle, CURLOPT_OPENSOCKETDATA, this);
   curl_easy_setopt(handle, CURLOPT_PREREQFUNCTION, &ConnectedCallback);
   curl_easy_setopt(handle, CURLOPT_PREREQDATA, this);
 }
@@ -132,8 +155,24 @@ void HttpTransfer::CountBytes(size_t count) {
   window_bytes = bytes;
 }
 
+bool HttpTransfer::TakeConnection(HostKind address) {
+  // A proxy's address says nothing of the server's; of a name that only the
+  // proxy looks up nothing is known.
+  if (!proxy.empty()) address = host;
+  const bool is_private = address == HostKind::kPrivate;
+  response.redirects = is_private ? HttpReach::kAnywhere : HttpReach::kPublic;
+  if (MayReach(*this, !is_private)) return true;
+  kept_out = true;
+  return false;
+}
+
 Result<> HttpTransfer::ResultOf(CURLcode code) const {
   if (error) return *error;
+  if (code != CURLE_OK && kept_out && !responded) {
+    return Fail(Code::kDenied,
+                "refused, since a public server led there and it is an address "
+                "of this machine or its network");
+  }
   if (code == CURLE_WRITE_ERROR || code == CURLE_ABORTED_BY_CALLBACK) {
     return Fail(Code::kCancelled, "stopped by its reader");
   }

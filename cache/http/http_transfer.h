@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 
+#include "cache/http/address.h"
 #include "cache/http/http_client.h"
 #include "formats/base/result.h"
 
@@ -36,7 +37,9 @@ struct HttpTransfer {
   HttpId id = 0;
   HttpRequest request;
   std::shared_ptr<HttpHandler> handler;
-  std::string origin;  // the connection limit counts by it
+  std::string origin;               // the connection limit counts by it
+  HostKind host = HostKind::kName;  // of the URL
+  std::string proxy;                // empty: none
   Time requested;
   Time started;
   CurlList headers;  // `easy` refers to it
@@ -48,6 +51,7 @@ struct HttpTransfer {
   bool responded = false;      // OnResponse was called
   bool connected = false;      // the stall timer runs
   std::optional<Error> error;  // why a callback of ours stopped the transfer
+  bool kept_out = false;       // an address was not connected to: HttpReach
   uint64_t bytes = 0;          // received
   Time window_start;           // of the stall window
   uint64_t window_bytes = 0;   // `bytes` then
@@ -55,6 +59,9 @@ struct HttpTransfer {
   // Makes `easy` report here. REQUIRES: this does not move any more.
   void SetCallbacks();
   void CountBytes(size_t count);
+  // Whether the request may be sent over a connection to `address`, and what
+  // its response may redirect to.
+  bool TakeConnection(HostKind address);
   // What curl's end of the transfer means.
   Result<> ResultOf(CURLcode code) const;
   Error Fail(Code code, std::string_view what) const;

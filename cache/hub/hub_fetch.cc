@@ -74,7 +74,7 @@ void HubFetch::Follow(const SignedUrls::Lead& lead) {
     case SignedUrls::Lead::Kind::kUse:
       generation_ = lead.generation;
       chain_.emplace(context_->endpoint, *lead.url,
-                     HubRedirects::Start::kElsewhere);
+                     HubRedirects::Start::kElsewhere, lead.reach);
       return Send();
     case SignedUrls::Lead::Kind::kAsk:
       asking_ = true;
@@ -120,6 +120,7 @@ void HubFetch::Send() {
   }
   request.stall_timeout = context_->options.stall_timeout;
   request.stall_bytes = LeastBytes(request.stall_timeout);
+  request.reach = chain_->reach();
   http_id_ = context_->http.Start(std::move(request),
                                   std::make_shared<Hop>(shared_from_this()));
 }
@@ -232,7 +233,8 @@ void HubFetch::Found(const HttpResponse& response) {
   const auto date = response.Header("Date");
   const auto now = date ? ParseHttpDate(*date) : std::nullopt;
   generation_ =
-      urls_->Put(path, chain_->url(), now.value_or(context_->clock.WallNow()));
+      urls_->Put(path, chain_->url(), now.value_or(context_->clock.WallNow()),
+                 chain_->reach());
   asking_ = false;
 }
 

@@ -279,6 +279,7 @@ Result<HttpReply> Lister::GetOnce(const Url& url, SteadyTime deadline) {
     request.stall_timeout = std::min(options_.stall_timeout, left * 2 / 3);
     request.stall_bytes = LeastBytes(request.stall_timeout);
     request.total_timeout = left;
+    request.reach = chain.reach();
     auto fetched =
         HttpFetch(context_.http, std::move(request), kMaxHubAnswerBytes);
     if (!fetched) {

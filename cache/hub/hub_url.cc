@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cache/http/address.h"
 #include "cache/http/http_fields.h"
 
 namespace weightfs {
@@ -109,10 +110,12 @@ Result<Url> HubNextPage(const Url& page, std::string_view link) {
   return page.WithQuery(next.query());
 }
 
-HubRedirects::HubRedirects(const Url& endpoint, Url url, Start start)
+HubRedirects::HubRedirects(const Url& endpoint, Url url, Start start,
+                           HttpReach reach)
     : endpoint_(endpoint),
       url_(std::move(url)),
       at_endpoint_(start == Start::kAtEndpoint && url_.SameOrigin(endpoint_)),
+      reach_(reach),
       visited_{url_.ToString()} {}
 
 Result<> HubRedirects::Follow(const HttpResponse& response) {
@@ -129,6 +132,15 @@ Result<> HubRedirects::Follow(const HttpResponse& response) {
   if (url_.scheme() == "https" && target->scheme() == "http") {
     return MakeError(Code::kDenied,
                      "{}: refused to be redirected from https to {}",
+                     url_.Redacted(), target->Redacted());
+  }
+  if (response.redirects == HttpReach::kPublic) reach_ = HttpReach::kPublic;
+  // A name is judged by the address that it has when it is connected to.
+  if (reach_ == HttpReach::kPublic &&
+      KindOfHost(target->host()) == HostKind::kPrivate) {
+    return MakeError(Code::kDenied,
+                     "{}: refused to be redirected from a public server to {}, "
+                     "of this machine or its network",
                      url_.Redacted(), target->Redacted());
   }
   if (visited_.size() > kMaxRedirects) {

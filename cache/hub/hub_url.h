@@ -43,20 +43,27 @@ class HubRedirects {
     kAtEndpoint,  // with a URL of the endpoint's
     kElsewhere,   // with one that an earlier chain led to: never the token
   };
-  HubRedirects(const Url& endpoint, Url url, Start start);
+  // `reach`: what the chain may lead to. Once a server that is public has
+  // answered, that is only what is public, too.
+  HubRedirects(const Url& endpoint, Url url, Start start,
+               HttpReach reach = HttpReach::kAnywhere);
 
   const Url& url() const { return url_; }
   // False for good once the chain left the endpoint's scheme, host and port:
   // the token may not be sent any more.
   bool at_endpoint() const { return at_endpoint_; }
+  // For the request to url().
+  HttpReach reach() const { return reach_; }
   // Goes where `response`, a redirect, says. kUnavailable: too many, or in a
-  // circle, or to nowhere. kDenied: from https to http.
+  // circle, or to nowhere. kDenied: from https to http, or from a public server
+  // to what is not.
   Result<> Follow(const HttpResponse& response);
 
  private:
   Url endpoint_;
   Url url_;
   bool at_endpoint_ = true;
+  HttpReach reach_ = HttpReach::kAnywhere;
   std::set<std::string> visited_;
 };
 

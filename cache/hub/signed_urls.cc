@@ -63,13 +63,14 @@ std::optional<SignedUrls::Lead> SignedUrls::Take(const std::string& path,
   const Clock::Time now = clock_.Now();
   if (entry.url && now < entry.expires) {
     if (now < entry.refresh || entry.asking) {
-      return Lead{Lead::Kind::kUse, entry.url, entry.generation, {}};
+      return Lead{
+          Lead::Kind::kUse, entry.url, entry.generation, entry.reach, {}};
     }
     entry.asking = true;
     return Lead{};
   }
   if (entry.direct && now < entry.expires) {
-    return Lead{Lead::Kind::kDirect, {}, 0, {}};
+    return Lead{Lead::Kind::kDirect, {}, 0, {}, {}};
   }
   if (entry.asking) {
     entry.waiters.push_back(std::move(waiter));
@@ -80,7 +81,7 @@ std::optional<SignedUrls::Lead> SignedUrls::Take(const std::string& path,
 }
 
 uint64_t SignedUrls::Put(const std::string& path, const Url& url,
-                         Clock::WallTime now) {
+                         Clock::WallTime now, HttpReach reach) {
   Entry& entry = entries_[path];
   seconds use = kLongestUse;
   if (const auto life = SignatureLife(url, now)) {
@@ -94,12 +95,13 @@ uint64_t SignedUrls::Put(const std::string& path, const Url& url,
     entry.generation = next_generation_++;
   }
   entry.url = url;
+  entry.reach = reach;
   entry.direct = false;
   entry.expires = taken + use;
   entry.refresh = taken + use * 4 / 5;
   entry.asking = false;
   const uint64_t generation = entry.generation;
-  Wake(path, Lead{Lead::Kind::kUse, url, generation, {}});
+  Wake(path, Lead{Lead::Kind::kUse, url, generation, reach, {}});
   return generation;
 }
 
@@ -109,7 +111,7 @@ void SignedUrls::PutDirect(const std::string& path) {
   entry.direct = true;
   entry.expires = clock_.Now() + kLongestUse;
   entry.asking = false;
-  Wake(path, Lead{Lead::Kind::kDirect, {}, 0, {}});
+  Wake(path, Lead{Lead::Kind::kDirect, {}, 0, {}, {}});
 }
 
 void SignedUrls::Fail(const std::string& path, const Error& error) {
@@ -124,7 +126,7 @@ void SignedUrls::Fail(const std::string& path, const Error& error) {
     next(Lead{});
     return;
   }
-  Wake(path, Lead{Lead::Kind::kFailed, {}, 0, error});
+  Wake(path, Lead{Lead::Kind::kFailed, {}, 0, {}, error});
 }
 
 void SignedUrls::Drop(const std::string& path, uint64_t generation) {

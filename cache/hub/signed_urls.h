@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/http/http_client.h"
 #include "cache/http/url.h"
 #include "formats/base/clock.h"
 #include "formats/base/error.h"
@@ -41,6 +42,8 @@ class SignedUrls {
     Kind kind = Kind::kAsk;
     std::optional<Url> url;
     uint64_t generation = 0;  // of `url`, for Drop
+    // Of a request to `url`.
+    HttpReach reach = HttpReach::kAnywhere;
     std::optional<Error> error;
   };
   using Waiter = std::function<void(const Lead&)>;
@@ -50,8 +53,10 @@ class SignedUrls {
   // Nothing: somebody asks the Hub at the moment, and `waiter` will be run.
   std::optional<Lead> Take(const std::string& path, Waiter waiter);
   // The file's bytes are at `url`, found by an answer whose Date was `now`.
-  // Returns the URL's generation.
-  uint64_t Put(const std::string& path, const Url& url, Clock::WallTime now);
+  // `reach`: what the chain that found it might reach. Returns the URL's
+  // generation.
+  uint64_t Put(const std::string& path, const Url& url, Clock::WallTime now,
+               HttpReach reach = HttpReach::kAnywhere);
   // The Hub serves the file itself.
   void PutDirect(const std::string& path);
   // Who had to ask could not tell. kCancelled: another waiter asks instead;
@@ -65,6 +70,7 @@ class SignedUrls {
   struct Entry {
     std::optional<Url> url;
     uint64_t generation = 0;
+    HttpReach reach = HttpReach::kAnywhere;
     bool direct = false;
     Clock::Time expires;  // of url or direct
     Clock::Time refresh;  // from then on one fetch asks anew

@@ -127,6 +127,35 @@ TEST(HubRedirectsTest, StopsAtCirclesLongChainsAndNonsense) {
   EXPECT_EQ(chain.url().ToString(), "https://hub/");
 }
 
+TEST(HubRedirectsTest, APublicServerDoesNotLeadIntoThisNetwork) {
+  const Url hub = Endpoint("http://hub");
+  using Start = HubRedirects::Start;
+  const auto from_public = [](std::string location) {
+    HttpResponse response = To(std::move(location));
+    response.redirects = HttpReach::kPublic;
+    return response;
+  };
+  for (const char* target :
+       {"http://127.0.0.1/", "http://10.1.2.3:80/x", "http://169.254.169.254/",
+        "http://[::1]/", "http://[fc00::1]/", "http://[::ffff:10.0.0.1]/",
+        "//localhost/", "http://127.1/", "http://0177.0.0.1/"}) {
+    HubRedirects chain(hub, hub, Start::kAtEndpoint);
+    EXPECT_THAT(chain.Follow(from_public(target)), HasCode(Code::kDenied))
+        << target;
+    // A name or a detour of its own makes no difference.
+    HubRedirects later(hub, hub, Start::kAtEndpoint);
+    EXPECT_OK(later.Follow(from_public("http://other/")));
+    EXPECT_EQ(later.reach(), HttpReach::kPublic);
+    EXPECT_THAT(later.Follow(To(target)), HasCode(Code::kDenied)) << target;
+    HubRedirects found(hub, hub, Start::kElsewhere, HttpReach::kPublic);
+    EXPECT_THAT(found.Follow(To(target)), HasCode(Code::kDenied)) << target;
+    // From a private endpoint all may be reached.
+    HubRedirects own(hub, hub, Start::kAtEndpoint);
+    EXPECT_OK(own.Follow(To(target))) << target;
+    EXPECT_EQ(own.reach(), HttpReach::kAnywhere);
+  }
+}
+
 const std::string kSha1(40, 'a');
 const std::string kSha256(64, 'b');
 

@@ -79,6 +79,15 @@ TEST_F(SignedUrlsTest, OneAsksAndTheOthersWait) {
   EXPECT_EQ(TakeKind(), Kind::kUse);
 }
 
+TEST_F(SignedUrlsTest, KeepsWhatTheChainMightReach) {
+  EXPECT_EQ(TakeKind(), Kind::kAsk);
+  EXPECT_FALSE(Take().has_value());
+  urls_.Put("p", Signed(seconds(3600)), clock_.WallNow(), HttpReach::kPublic);
+  ASSERT_EQ(woken_.size(), 1);
+  EXPECT_EQ(woken_[0].reach, HttpReach::kPublic);
+  EXPECT_EQ(Take()->reach, HttpReach::kPublic);
+}
+
 TEST_F(SignedUrlsTest, IsUsedFor50MinutesAndRenewedByOneAfter40) {
   urls_.Put("p", Signed(minutes(600)), clock_.wall);
   clock_.now += minutes(40) - seconds(1);
