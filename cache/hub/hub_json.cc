@@ -240,8 +240,9 @@ class TreeWalker final : public Walker {
     if (item_.type.empty()) return Refuse("an entry without a type" + Where());
     // Folders, and what has no bytes of its own (a submodule).
     if (item_.type != "file") return true;
-    if (!IsSafePath(item_.path))
+    if (!IsSafePath(item_.path) || item_.path.size() > kMaxHubPath) {
       return Refuse("a path not to be used" + Where());
+    }
     if (files_.size() >= kMaxHubFiles) return Refuse("too many files");
     FileInfo file;
     file.path = std::move(item_.path);
@@ -279,6 +280,21 @@ class ErrorWalker final : public Walker {
   std::string message;
 };
 
+// Of the paths of the folders that hold `path` and do not hold `before`, its
+// predecessor in order.
+size_t NewFolderBytes(std::string_view before, std::string_view path) {
+  const size_t shared = static_cast<size_t>(
+      std::mismatch(before.begin(), before.end(), path.begin(), path.end())
+          .second -
+      path.begin());
+  size_t bytes = 0;
+  for (size_t slash = path.find('/', shared); slash != std::string_view::npos;
+       slash = path.find('/', slash + 1)) {
+    bytes += slash;
+  }
+  return bytes;
+}
+
 }  // namespace
 
 bool IsHexId(std::string_view text, size_t digits) {
@@ -307,6 +323,14 @@ Result<> FinishHubListing(std::vector<FileInfo>& files) {
   std::sort(
       files.begin(), files.end(),
       [](const FileInfo& a, const FileInfo& b) { return a.path < b.path; });
+  size_t folder_bytes = 0;
+  for (size_t i = 0; i < files.size(); ++i) {
+    folder_bytes +=
+        NewFolderBytes(i == 0 ? "" : files[i - 1].path, files[i].path);
+  }
+  if (folder_bytes > kMaxHubFolderBytes) {
+    return Error(Code::kCorrupt, "the Hub's list of files: too many folders");
+  }
   std::unordered_set<std::string_view> paths;
   paths.reserve(files.size());
   for (const FileInfo& file : files) {

@@ -16,6 +16,10 @@ namespace weightfs {
 
 inline constexpr uint64_t kMaxHubAnswerBytes = 64 << 20;
 inline constexpr size_t kMaxHubFiles = 1'000'000;  // of one repository
+inline constexpr size_t kMaxHubPath = 4096;  // bytes; the kernel's PATH_MAX
+// Of the paths of all folders together: a few files in deep folders must not be
+// able to take gigabytes.
+inline constexpr size_t kMaxHubFolderBytes = 64 << 20;
 
 // GET /api/models/{id}/revision/{rev}.
 struct HubRepoInfo {
@@ -36,7 +40,7 @@ Result<HubRepoInfo> ParseHubRepoInfo(std::string_view text);
 Result<> ParseHubTreePage(std::string_view text, std::vector<FileInfo>& files);
 
 // Sorts what the pages gave. kCorrupt if a path comes twice, or is both a file
-// and a folder.
+// and a folder, or if the folders are too many.
 Result<> FinishHubListing(std::vector<FileInfo>& files);
 
 // The text of `error` in an error answer; empty if there is none.

@@ -21,6 +21,7 @@ using std::chrono::milliseconds;
 using SteadyTime = std::chrono::steady_clock::time_point;
 
 constexpr size_t kMaxPages = 2'000;
+constexpr uint64_t kMaxListingBytes = 1 << 30;  // of all pages
 // A listing of many pages may take this many times the metadata timeout.
 constexpr int kPagesTimeouts = 10;
 // Answers that are no JSON, in a row, before that is the answer.
@@ -192,6 +193,7 @@ Result<std::vector<FileInfo>> Lister::AskFiles(const std::string& id,
   const SteadyTime last = Now() + kPagesTimeouts * options_.metadata_timeout;
   Url page = HubTreeUrl(context_.endpoint, id, commit);
   std::set<std::string> seen;
+  uint64_t bytes = 0;
   while (seen.insert(page.ToString()).second) {
     if (seen.size() > kMaxPages) {
       return MakeError(Code::kCorrupt, "{}: a listing of over {} pages",
@@ -202,9 +204,14 @@ Result<std::vector<FileInfo>> Lister::AskFiles(const std::string& id,
     RETURN_IF_ERROR(Get(page, std::min(last, Now() + patience_),
                         [&](const HttpReply& reply) -> Result<> {
                           files.resize(before);
+                          bytes += reply.body.size();
                           next = NextLink(reply.response);
                           return ParseHubTreePage(reply.body, files);
                         }));
+    if (bytes > kMaxListingBytes) {
+      return MakeError(Code::kCorrupt, "{}: a listing of over {} bytes",
+                       context_.name, kMaxListingBytes);
+    }
     if (!next) {
       if (auto finished = FinishHubListing(files); !finished) {
         return std::move(finished).error().AddContext(context_.name);

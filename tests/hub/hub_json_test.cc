@@ -149,6 +149,32 @@ TEST(HubJsonTest, ListingIsSortedAndWithoutClashes) {
               HasMessage(HasSubstr("a/x is a file and a folder")));
 }
 
+// What a small answer must not blow up to.
+TEST(HubJsonTest, DeepAndLongPathsAreRefused) {
+  std::string deep = "f";
+  while (deep.size() + 2 <= kMaxHubPath) deep.insert(0, "d/");
+  std::vector<FileInfo> files;
+  ASSERT_OK(ParseHubTreePage("[" + Entry(deep) + "]", files));
+  EXPECT_OK(FinishHubListing(files));
+  EXPECT_THAT(Page("[" + Entry("d/d/" + deep) + "]"), HasCode(Code::kCorrupt));
+
+  // Sixty times 4 MiB of folders.
+  for (int i = 0; i < 60; ++i) {
+    FileInfo file = files[0];
+    file.path.replace(0, 2, fmt::format("{:02}", i));
+    files.push_back(file);
+  }
+  EXPECT_THAT(FinishHubListing(files),
+              HasMessage(HasSubstr("too many folders")));
+  // The same folders again and again are no more than once.
+  std::vector<FileInfo> siblings;
+  for (int i = 0; i < 10'000; ++i) {
+    siblings.push_back(files[0]);
+    siblings.back().path = fmt::format("{}/{}", deep.substr(0, 2001), i);
+  }
+  EXPECT_OK(FinishHubListing(siblings));
+}
+
 TEST(HubJsonTest, ErrorTextIsFoundAndCleaned) {
   EXPECT_EQ(ParseHubErrorMessage(R"({"error":"no\nway"})"), "no?way");
   EXPECT_EQ(ParseHubErrorMessage(R"({"error":{"error":"x"}})"), "");
