@@ -46,7 +46,8 @@ struct Snapshot {
   std::string revision;  // as asked for: "main", a tag, a commit; "" if local
   // 40 hex digits; for a local folder a hash over its files' ids.
   std::string commit;
-  bool restricted = false;      // private or gated
+  // Private or gated; of a local folder: not every user may read all its files.
+  bool restricted = false;
   std::vector<FileInfo> files;  // sorted by path, bytewise; no duplicates
 
   // Null if there is none.

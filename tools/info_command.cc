@@ -77,7 +77,8 @@ int PrintText(Engine& engine) {
   if (!is_local) head.push_back({"revision", Printable(snapshot.revision)});
   head.push_back({"commit", snapshot.commit});
   if (!is_local) head.push_back({"origin", Printable(repo.origin().name())});
-  if (snapshot.restricted) head.push_back({"access", "private or gated"});
+  if (snapshot.restricted && !is_local)
+    head.push_back({"access", "private or gated"});
   head.push_back({"files", fmt::format("{}, {}", snapshot.files.size(),
                                        HumanSize(total))});
   if (engine.cache() != nullptr) {

@@ -30,10 +30,16 @@ struct Level {
   std::string prefix;  // "" or "folder/"
 };
 
+// Whether every user of the machine may read it.
+bool IsForAll(const struct stat& st) {
+  const mode_t needed = S_IROTH | (S_ISDIR(st.st_mode) ? S_IXOTH : 0);
+  return (st.st_mode & needed) == needed;
+}
+
 class Walker {
  public:
-  Walker(int root, std::vector<FileInfo>& files, std::set<std::string>& links)
-      : root_(root), files_(files), links_(links) {}
+  Walker(int root, Snapshot& snapshot, std::set<std::string>& links)
+      : root_(root), snapshot_(snapshot), links_(links) {}
 
   Result<> Walk() {
     RETURN_IF_ERROR(Enter(root_, ".", ""));
@@ -83,9 +89,12 @@ class Walker {
       return;
     }
     if (S_ISREG(st.st_mode)) {
-      files_.push_back({path, static_cast<uint64_t>(st.st_size), StatId(st)});
+      snapshot_.files.push_back(
+          {path, static_cast<uint64_t>(st.st_size), StatId(st)});
+      if (!IsForAll(st)) snapshot_.restricted = true;
       if (link) links_.insert(path);
     } else if (S_ISDIR(st.st_mode) && !link && name != ".git") {
+      if (!IsForAll(st)) snapshot_.restricted = true;
       auto entered = Enter(parent, name.c_str(), path + "/");
       if (!entered.has_value()) {
         LogWarning("left out of the listing error={}",
@@ -95,7 +104,7 @@ class Walker {
   }
 
   const int root_;
-  std::vector<FileInfo>& files_;
+  Snapshot& snapshot_;
   std::set<std::string>& links_;
   std::vector<Level> levels_;
 };
@@ -141,6 +150,7 @@ Result<> ListFile(const std::string& path, const struct stat& st,
   snapshot.repo = parent + (parent.ends_with('/') ? "" : "/") + name;
   snapshot.files.push_back(
       {name, static_cast<uint64_t>(st.st_size), StatId(st)});
+  snapshot.restricted = !IsForAll(st);
   struct stat itself {};
   if (::lstat(path.c_str(), &itself) != 0) return ErrnoError(errno, path);
   if (S_ISLNK(itself.st_mode)) listing.links.insert(name);
@@ -156,7 +166,7 @@ Result<> ListFolder(const std::string& path, Snapshot& snapshot,
   listing.root =
       UniqueFd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!listing.root.valid()) return ErrnoError(errno, path);
-  Walker walker(listing.root.get(), snapshot.files, listing.links);
+  Walker walker(listing.root.get(), snapshot, listing.links);
   auto walked = walker.Walk();
   if (!walked.has_value()) {
     return std::move(walked).error().AddContext(path);

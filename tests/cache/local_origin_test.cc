@@ -110,6 +110,34 @@ TEST_F(LocalOriginTest, FollowsLinksToFilesOnly) {
   EXPECT_THAT(Fetch("model.safetensors"), IsOkAndHolds("blob"));
 }
 
+TEST_F(LocalOriginTest, TellsWhatIsNotForEverybody) {
+  const auto restricted = [this](const std::string& path = "") {
+    Mount(path);
+    return snapshot_->restricted;
+  };
+  const auto set_mode = [this](const std::string& path, int mode) {
+    fs::permissions(At(path), static_cast<fs::perms>(mode));
+  };
+  Write("a/b", "1");
+  set_mode("a/b", 0644);
+  set_mode("a", 0755);
+  EXPECT_FALSE(restricted());
+  set_mode("a", 0750);
+  EXPECT_TRUE(restricted());
+  set_mode("a", 0755);
+  set_mode("a/b", 0640);
+  EXPECT_TRUE(restricted());
+  EXPECT_TRUE(restricted("a/b"));
+  // A link counts as the file that it leads to.
+  set_mode("a/b", 0644);
+  Write("../secret", "s");
+  fs::create_symlink("../secret", At("link"));
+  set_mode("../secret", 0600);
+  EXPECT_TRUE(restricted());
+  set_mode("../secret", 0644);
+  EXPECT_FALSE(restricted());
+}
+
 TEST_F(LocalOriginTest, LeavesOutGitAndSpecialFiles) {
   Write("kept", "1");
   Write(".gitattributes", "2");
