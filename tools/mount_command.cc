@@ -100,6 +100,7 @@ class MountStatus {
     if (engine_.cache() != nullptr) report.cache = engine_.cache()->stats();
     report.verifier = engine_.verifier().stats();
     if (session != nullptr) report.requests = session->requests();
+    report.open_files = CountOpenFiles();
     return RenderStatusJson(engine_.repo(), report);
   }
 
@@ -161,11 +162,13 @@ Result<> CheckSharing(const Options& options, const Snapshot& snapshot) {
   if (!options.allow_other || options.share_private || !snapshot.restricted) {
     return {};
   }
+  const bool is_local = options.source->kind == Source::Kind::kLocal;
   return MakeError(Code::kDenied,
-                   "{} is private or gated, and --allow-other would show it to "
-                   "every user of this machine; add --share-private if that is "
-                   "right",
-                   snapshot.repo);
+                   "{} {}, and --allow-other would show it to every user of "
+                   "this machine; add --share-private if that is right",
+                   snapshot.repo,
+                   is_local ? "holds files that not every user may read"
+                            : "is private or gated");
 }
 
 std::string ReadyLine(const MountPlan& plan, const Snapshot& snapshot) {

@@ -235,12 +235,29 @@ std::string MountRegistry::PathOf(const MountRecord& record) const {
                      record.start_time, kSuffix);
 }
 
+// What others can write may say anything: which process to end, for one.
+Result<> MountRegistry::CheckFolder() const {
+  struct stat attr {};
+  if (::stat(folder_.c_str(), &attr) != 0) {
+    return MakeError(Code::kIo, "{}: {}", folder_,
+                     std::generic_category().message(errno));
+  }
+  if (S_ISDIR(attr.st_mode) && attr.st_uid == ::geteuid() &&
+      (attr.st_mode & (S_IWGRP | S_IWOTH)) == 0) {
+    return {};
+  }
+  return MakeError(Code::kDenied,
+                   "{} must be a folder of yours that others may not write to",
+                   folder_);
+}
+
 Result<> MountRegistry::Add(const MountRecord& record) {
   if (folder_.empty()) return {};
   std::error_code failed;
   const mode_t before = ::umask(077);
   std::filesystem::create_directories(folder_, failed);
   ::umask(before);
+  RETURN_IF_ERROR(CheckFolder());
   return WriteFileAtomically(PathOf(record), FormatRecord(record));
 }
 
@@ -250,7 +267,7 @@ void MountRegistry::Remove(const MountRecord& record) {
 
 std::vector<MountRecord> MountRegistry::List() {
   std::vector<MountRecord> running;
-  if (folder_.empty()) return running;
+  if (folder_.empty() || !CheckFolder().has_value()) return running;
   const std::string machine = MachineId();
   std::error_code failed;
   std::filesystem::directory_iterator entry(folder_, failed);

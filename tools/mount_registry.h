@@ -39,7 +39,8 @@ struct MountRecord {
 
 class MountRegistry {
  public:
-  // `folder` is made at the first Add; "" keeps nothing.
+  // `folder` is made at the first Add; "" keeps nothing. One that is another
+  // uid's, or that others may write to, is not used.
   explicit MountRegistry(std::string folder) : folder_(std::move(folder)) {}
 
   // REQUIRES: record.pid and .machine are this process's.
@@ -52,6 +53,7 @@ class MountRegistry {
 
  private:
   std::string PathOf(const MountRecord& record) const;
+  Result<> CheckFolder() const;
 
   const std::string folder_;
 };

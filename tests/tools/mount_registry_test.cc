@@ -108,6 +108,19 @@ TEST_F(MountRegistryTest, FolderIsItsOwnersAlone) {
   EXPECT_EQ(attr.st_mode & 0777, 0700u);
 }
 
+TEST_F(MountRegistryTest, TrustsNoFolderThatOthersWriteTo) {
+  MountRegistry registry(folder_);
+  ASSERT_OK(registry.Add(Mine("/mnt/x")));
+  ASSERT_EQ(::chmod(folder_.c_str(), 0777), 0);
+  EXPECT_THAT(registry.List(), IsEmpty());
+  EXPECT_THAT(registry.Add(Mine("/mnt/y")), HasCode(Code::kDenied));
+  ASSERT_EQ(::chmod(folder_.c_str(), 0755), 0);
+  EXPECT_EQ(registry.List().size(), 1u);
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give a folder away";
+  ASSERT_EQ(::chown(folder_.c_str(), 65534, 65534), 0);
+  EXPECT_THAT(registry.List(), IsEmpty());
+}
+
 TEST_F(MountRegistryTest, SweepsDaemonsThatAreGone) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
