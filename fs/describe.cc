@@ -136,7 +136,8 @@ std::string RenderStatusJson(const Repo& repo, const StatusReport& report) {
                      {"requests",
                       {{"waiting", report.requests.waiting},
                        {"oldest_seconds", report.requests.oldest_seconds},
-                       {"late", report.requests.late}}}};
+                       {"late", report.requests.late}}},
+                     {"open_files", report.open_files}};
   return Dump(json, 2);
 }
 

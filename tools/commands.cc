@@ -12,6 +12,7 @@
 #include "tools/cli.h"
 #include "tools/exit_codes.h"
 #include "tools/output.h"
+#include "tools/secrets.h"
 #include "tools/text.h"
 
 namespace weightfs {
@@ -59,6 +60,7 @@ int RunArguments(int argc, const char* const* argv) {
 }  // namespace
 
 int RunProgramMain(int argc, const char* const* argv) {
+  HideProcess();
   OpenStandardFiles();
   try {
     return RunArguments(argc, argv);

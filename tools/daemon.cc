@@ -20,6 +20,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -291,6 +292,17 @@ void PrepareProcess() {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
+}
+
+size_t CountOpenFiles() {
+  std::error_code failed;
+  std::filesystem::directory_iterator entry("/proc/self/fd", failed);
+  size_t count = 0;
+  for (; !failed && entry != std::filesystem::directory_iterator();
+       entry.increment(failed)) {
+    ++count;
+  }
+  return count == 0 ? 0 : count - 1;  // the folder itself
 }
 
 void NotifyServiceManager(std::string_view state) {

@@ -35,9 +35,11 @@ int RunInBackground(int log_fd, const std::string& log_file, const Body& body);
 // output and error, and to systemd's NOTIFY_SOCKET if there is one.
 int RunInForeground(const Body& body);
 
-// Raises the limit of open files to what is allowed and ignores the signals that
-// nobody sends to end a mount, SIGPIPE among them.
+// Raises the limit of open files to what is allowed and ignores the signals
+// that nobody sends to end a mount, SIGPIPE among them.
 void PrepareProcess();
+// Of this process.
+size_t CountOpenFiles();
 
 // Tells the service manager; nothing without NOTIFY_SOCKET.
 void NotifyServiceManager(std::string_view state);

@@ -14,6 +14,7 @@
 #include "cache/hub/hub_origin.h"
 #include "cache/local/local_origin.h"
 #include "formats/base/log.h"
+#include "tools/secrets.h"
 
 namespace weightfs {
 namespace {
@@ -119,6 +120,7 @@ Result<> Engine::OpenOrigin(const Options& options) {
   }
   RETURN_IF_ERROR(OpenCache(options));
   token_ = std::make_unique<TokenProvider>(options.token_file);
+  WipeTokenVariables();
   HttpClientOptions http_options;
   http_options.user_agent = options.user_agent;
   // The fetcher limits itself; what hangs must not keep it from going on.

@@ -16,9 +16,12 @@ say() { printf 'weightfs: %s\n' "$*" >&2; }
 mounts() { awk '$3 == "fuse.weightfs" { print $2 }' /proc/self/mounts | sort; }
 daemons() {
   # Not `pgrep`: a name there is cut to 15 letters.
-  local path
+  local path program
   for path in /proc/[0-9]*; do
-    case $(readlink "$path/exe" 2>/dev/null || true) in
+    # A weightfs shows its user no more than its arguments.
+    program=$(readlink "$path/exe" 2>/dev/null ||
+      tr '\0' '\n' 2>/dev/null <"$path/cmdline" | head -1) || true
+    case $program in
     */weightfs | */weightfs\ * | */weightfs-test-hub*) echo "${path#/proc/}" ;;
     esac
   done | sort

@@ -548,7 +548,7 @@ def test_descriptors_run_out(hub, mount, model, tmp_path):
     mounted = mount("org/model", hub)
     path = mounted.path / "repo" / "model.safetensors"
     assert pread(path, 4096, 0) == model[:4096]
-    used = len(os.listdir(f"/proc/{mounted.pid}/fd"))
+    used = mounted.open_files()
     before = resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE, (used, before[1]))
     outcomes = []

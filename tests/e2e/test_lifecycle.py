@@ -441,7 +441,7 @@ def test_no_descriptors_or_threads_leak(hub, mount):
     mounted = mount("org/model", hub)
 
     def counts():
-        return (len(os.listdir(f"/proc/{mounted.pid}/fd")),
+        return (mounted.open_files(),
                 len(os.listdir(f"/proc/{mounted.pid}/task")))
 
     def round_of_reads():

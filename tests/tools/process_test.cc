@@ -2,11 +2,15 @@
 // system.
 
 #include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -15,8 +19,10 @@
 
 #include "tests/support/matchers.h"
 #include "tools/child.h"
+#include "tools/daemon.h"
 #include "tools/log_sink.h"
 #include "tools/output.h"
+#include "tools/secrets.h"
 #include "tools/watchdog.h"
 
 namespace weightfs {
@@ -129,6 +135,36 @@ TEST(WatchdogTest, IsArmedBySignalsWhichGoOnToTheirHandler) {
   std::raise(SIGTERM);
   EXPECT_EQ(passed_on, 2);
   ::sigaction(SIGTERM, &before, nullptr);
+}
+
+TEST(SecretsTest, TokensLeaveTheEnvironment) {
+  std::string before = "HF_TOKEN=hf_abc";
+  ASSERT_EQ(::putenv(before.data()), 0);
+  WipeTokenVariables();
+  EXPECT_STREQ(::getenv("HF_TOKEN"), "");
+  EXPECT_EQ(before, "HF_TOKEN=" + std::string(6, '\0'));  // where it lay
+  ::unsetenv("HF_TOKEN");
+}
+
+TEST(SecretsTest, AHiddenProcessIsHiddenAndStillWorks) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setuid(65534) != 0) ::_exit(2);
+    HideProcess();
+    rlimit core{};
+    ::getrlimit(RLIMIT_CORE, &core);
+    // As the cache opens a file once more.
+    const UniqueFd file(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    const std::string again = "/proc/self/fd/" + std::to_string(file.get());
+    const UniqueFd opened(::open(again.c_str(), O_RDONLY | O_CLOEXEC));
+    const bool well = ::prctl(PR_GET_DUMPABLE) == 0 && core.rlim_max == 0 &&
+                      CountOpenFiles() > 2 && opened.valid();
+    ::_exit(well ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(FolderTest, OutputFileAppearsWhole) {
