@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that each statement of fs/SEMANTICS.md names tests that exist.
+"""Checks that each statement of fs/SEMANTICS.md and fs/SECURITY.md names tests
+that exist.
 
     semantics.py ROOT        prints each row that names no test or an unknown one
     semantics.py --self-test plants both faults and expects them to be found
@@ -15,6 +16,9 @@ import tempfile
 
 CC_TEST = re.compile(r"^TEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 PY_TEST = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
+DOCUMENTS = ("fs/SEMANTICS.md", "fs/SECURITY.md")
+# How a table's first row begins.
+HEADS = ("| ---", "| what", "| threat")
 NAMED = re.compile(r"`(\w+\.\w+|test_\w+\.py::test_\w+)`")
 
 
@@ -29,19 +33,23 @@ def known_tests(root):
     return tests
 
 
-def faults(root):
-    tests = known_tests(root)
-    text = (root / "fs/SEMANTICS.md").read_text()
+def faults_of(path, text, tests):
     rows = [line for line in text.splitlines()
-            if line.startswith("| ") and not line.startswith(("| ---", "| what"))]
-    found = [] if rows else ["fs/SEMANTICS.md: no statements"]
+            if line.startswith("| ") and not line.startswith(HEADS)]
+    found = [] if rows else [f"{path}: no statements"]
     for row in rows:
         named = NAMED.findall(row.split("|")[-2])
         if not named:
-            found.append(f"fs/SEMANTICS.md: names no test: {row}")
-        found += [f"fs/SEMANTICS.md: no such test: {name}"
+            found.append(f"{path}: names no test: {row}")
+        found += [f"{path}: no such test: {name}"
                   for name in named if name not in tests]
     return found
+
+
+def faults(root):
+    tests = known_tests(root)
+    return [fault for path in DOCUMENTS
+            for fault in faults_of(path, (root / path).read_text(), tests)]
 
 
 def self_test():
@@ -50,13 +58,18 @@ def self_test():
         (root / "fs").mkdir()
         (root / "tests/e2e").mkdir(parents=True)
         (root / "tests/a_test.cc").write_text("TEST(Suite, Works) {\n}\n")
-        (root / "fs/SEMANTICS.md").write_text(
-            "| what is promised | test |\n| --- | --- |\n"
-            "| good | `Suite.Works` |\n| bare | none |\n"
-            "| gone | `Suite.Gone` |\n")
+        for path, head in zip(DOCUMENTS, ("what is promised | test |",
+                                          "threat | defence | test |")):
+            (root / path).write_text(
+                f"| {head}\n| --- | --- |\n"
+                "| good | `Suite.Works` |\n| bare | none |\n"
+                "| gone | `Suite.Gone` |\n")
         found = faults(root)
-    assert len(found) == 2, found
-    assert "names no test" in found[0] and "Suite.Gone" in found[1], found
+    assert len(found) == 4, found
+    for i, path in enumerate(DOCUMENTS):
+        assert all(path in fault for fault in found[2 * i:2 * i + 2]), found
+        assert "names no test" in found[2 * i], found
+        assert "Suite.Gone" in found[2 * i + 1], found
     return []
 
 
