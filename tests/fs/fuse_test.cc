@@ -113,13 +113,14 @@ class FuseTest : public ::testing::Test {
   }
   ~FuseTest() override {
     gate_.Open();
-    kernel_.reset();
-    if (state_) state_->requests.Stop();
     if (vfs_) vfs_->Shutdown();
     if (fetcher_) fetcher_->Stop();
     indexers_.Stop();
     pool_.Stop();
     timers_.Stop();
+    if (state_) state_->requests.Stop();
+    // Last, as it is with a mount: until now anybody may have answered.
+    kernel_.reset();
   }
 
   void Start(const RequestTimes& times = {}, const VfsOptions& options = {}) {
