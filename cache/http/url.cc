@@ -71,6 +71,22 @@ bool HasControlBytes(std::string_view text) {
   return false;
 }
 
+// Without what stands before an `@` where a host may be: at the start, or after
+// a scheme and as many slashes as somebody typed.
+std::string WithoutUserInfo(std::string_view text) {
+  std::string shown;
+  for (bool host = true;;) {
+    const size_t end = std::min(text.find('/'), text.size());
+    std::string_view part = text.substr(0, end);
+    if (host) part.remove_prefix(part.rfind('@') + 1);  // npos + 1 is 0
+    shown += part;
+    if (end == text.size()) return shown;
+    shown += '/';
+    text.remove_prefix(end + 1);
+    host = part.empty() || part.ends_with(':');
+  }
+}
+
 Error NotAUrl(std::string_view text, std::string_view why) {
   return MakeError(Code::kInvalid, "{}: {}", RedactUrl(text), why);
 }
@@ -185,18 +201,7 @@ std::string UrlEncode(std::string_view text, std::string_view safe) {
 
 std::string RedactUrl(std::string_view text) {
   constexpr size_t kMaxShown = 400;
-  text = text.substr(0, text.find_first_of("?#"));
-  const size_t scheme = text.find("//");
-  std::string shown(text);
-  if (scheme != std::string_view::npos) {
-    const size_t start = scheme + 2;
-    const size_t end = std::min(text.find('/', start), text.size());
-    const size_t at = text.rfind('@', end == 0 ? 0 : end - 1);
-    if (at != std::string_view::npos && at >= start && at < end) {
-      shown =
-          std::string(text.substr(0, start)) + std::string(text.substr(at + 1));
-    }
-  }
+  std::string shown = WithoutUserInfo(text.substr(0, text.find_first_of("?#")));
   for (char& c : shown) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
   }

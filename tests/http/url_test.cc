@@ -31,6 +31,7 @@ TEST(UrlTest, RefusesWhatIsNoPlainHttpUrl) {
   for (const char* text :
        {"", "hub", "/path", "ftp://h/x", "file:///etc/passwd", "http://",
         "http://user@h/", "http://user:secret@h/", "http://:secret@h/",
+        "http:/user:secret@h/", "http:///user:secret@h/", "user:secret@h",
         "http://h:99999/", "http://h/a\nb", "http://h/a\rb", "javascript:1"}) {
     const auto url = Url::Parse(text);
     EXPECT_THAT(url, HasCode(Code::kInvalid)) << text;
@@ -102,6 +103,10 @@ TEST(UrlTest, RedactsAnything) {
   EXPECT_EQ(RedactUrl("https://h/x@y"), "https://h/x@y");
   EXPECT_EQ(RedactUrl("https://a:b@c:d@h/x"), "https://h/x");
   EXPECT_EQ(RedactUrl("//u:p@h"), "//h");
+  EXPECT_EQ(RedactUrl("http:/u:p@h//x"), "http:/h//x");
+  EXPECT_EQ(RedactUrl("http:///u:p@h/x"), "http:///h/x");
+  EXPECT_EQ(RedactUrl("u:p@h/x"), "h/x");
+  EXPECT_EQ(RedactUrl("http:u:p@h/x"), "h/x");
   EXPECT_EQ(RedactUrl("a\x1b[31mb"), "a?[31mb");
   EXPECT_LT(RedactUrl(std::string(10'000, 'a')).size(), 500u);
 }
