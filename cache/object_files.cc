@@ -72,6 +72,10 @@ Result<ObjectFiles> Opener::Run() {
       continue;
     }
     auto files = OpenFiles(object_fd->get());
+    if (files.has_value() && files->meta->owner() != object_.owner) {
+      // Nobody would ever trust what it holds.
+      files = Error(Code::kCorrupt, "meta: the owner is another namespace");
+    }
     if (files.has_value()) return files;
     if (files.error().code() == Code::kStale) continue;
     if (files.error().code() != Code::kCorrupt) return files;

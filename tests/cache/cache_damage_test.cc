@@ -49,6 +49,16 @@ TEST_F(DamageTest, AMetaWithAFixedBitFlippedIsNotTrusted) {
   }
 }
 
+// Else it would be another namespace's, of whom nothing is trusted: the object
+// could not be kept ever again.
+TEST_F(DamageTest, AMetaWithAnotherOwnerIsNotTrusted) {
+  for (const uint64_t offset : {152, 159}) {
+    MakeFull();
+    FlipBit(MetaPath(), offset);
+    ExpectMadeAnew();
+  }
+}
+
 TEST_F(DamageTest, AnUnknownOrPoisonedStateIsNotTrusted) {
   for (const char state : {'\x02', '\x03', '\x7f'}) {
     MakeFull();
