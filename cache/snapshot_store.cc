@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -101,7 +102,9 @@ Result<FileInfo> ParseFile(const Json& item) {
   }
   file.path = *path;
   const auto size = item.find("size");
-  if (size == item.end() || !size->is_number_unsigned()) {
+  // Offsets are signed in the kernel's interfaces.
+  if (size == item.end() || !size->is_number_unsigned() ||
+      size->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
     return Error(Code::kCorrupt, "a file's size is bad");
   }
   file.size = size->get<uint64_t>();

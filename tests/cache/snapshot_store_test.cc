@@ -236,6 +236,7 @@ TEST_F(SnapshotStoreTest, AListingIsCheckedThoughItsHashIsRight) {
            {"\"size\":12", "\"size\":1.5"},
            {"\"size\":12", "\"size\":\"12\""},
            {"\"size\":12", "\"size\":18446744073709551616"},
+           {"\"size\":12", "\"size\":9223372036854775808"},
            {"\"size\":12", "\"sizes\":12"},
            {std::string(40, '1'), std::string(39, '1')},
            {std::string(40, '1'), "../" + std::string(37, '1')},
