@@ -224,7 +224,10 @@ std::optional<std::chrono::system_clock::time_point> ParseHttpDate(
     std::string_view text) {
   const std::string zero_ended(text);
   const time_t seconds = curl_getdate(zero_ended.c_str(), nullptr);
-  if (seconds < 0) return std::nullopt;
+  // The clock counts nanoseconds: it ends in 2262.
+  constexpr auto kLast = std::chrono::duration_cast<std::chrono::seconds>(
+      std::chrono::system_clock::duration::max());
+  if (seconds < 0 || seconds > kLast.count()) return std::nullopt;
   return std::chrono::system_clock::from_time_t(seconds);
 }
 

@@ -48,7 +48,7 @@ std::optional<std::chrono::milliseconds> RetryAfter(
 // True for statuses of 400 and more that may be others a while later.
 bool IsPassing(int status);
 
-// An HTTP date; nothing if it is none.
+// An HTTP date; nothing if it is none, or not in 1970 to 2261.
 std::optional<std::chrono::system_clock::time_point> ParseHttpDate(
     std::string_view text);
 

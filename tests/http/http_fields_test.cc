@@ -147,6 +147,10 @@ TEST(HttpFieldsTest, DatesAndPrintableText) {
   EXPECT_EQ(ParseHttpDate("Thu, 01 Jan 1970 00:01:00 GMT"),
             system_clock::from_time_t(60));
   EXPECT_EQ(ParseHttpDate("yesterday-ish"), std::nullopt);
+  // The clock's nanoseconds end on 11 April 2262.
+  EXPECT_NE(ParseHttpDate("Fri, 11 Apr 2262 23:47:16 GMT"), std::nullopt);
+  EXPECT_EQ(ParseHttpDate("Fri, 11 Apr 2262 23:47:17 GMT"), std::nullopt);
+  EXPECT_EQ(ParseHttpDate("Fri, 31 Dec 9999 23:59:59 GMT"), std::nullopt);
   EXPECT_EQ(PrintableText("a\n\x1b[2J\xc2\x9b"), "a??[2J??");
   EXPECT_EQ(PrintableText(std::string(1000, 'a')).size(), 303u);
 }
