@@ -240,16 +240,28 @@ std::string_view NormalizeEtag(std::string_view etag) {
   return etag;
 }
 
-std::string PrintableText(std::string_view text) {
+std::string PrintableText(std::string_view text, std::string_view secret) {
   constexpr size_t kMaxShown = 300;
-  std::string shown(text.substr(0, kMaxShown));
+  constexpr std::string_view kBlot = "[token]";
+  std::string shown;
+  // Before it is cut, which could leave a part of the secret.
+  while (!secret.empty() && shown.size() <= kMaxShown) {
+    const size_t at = text.find(secret);
+    if (at == std::string_view::npos) break;
+    shown += text.substr(0, at);
+    shown += kBlot;
+    text.remove_prefix(at + secret.size());
+  }
+  shown += text.substr(0, kMaxShown + 1);
+  const bool cut = shown.size() > kMaxShown;
+  shown.resize(std::min(shown.size(), kMaxShown));
   for (char& c : shown) {
     const auto byte = static_cast<unsigned char>(c);
     // C1 control bytes reach some terminals as single bytes; text that is not
     // ASCII is not worth the risk.
     if (byte < 0x20 || byte >= 0x7f) c = '?';
   }
-  if (text.size() > kMaxShown) shown += "...";
+  if (cut) shown += "...";
   return shown;
 }
 

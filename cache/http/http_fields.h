@@ -56,7 +56,8 @@ std::optional<std::chrono::system_clock::time_point> ParseHttpDate(
 std::string_view NormalizeEtag(std::string_view etag);
 
 // Text of a server for a message: control bytes replaced, at most 300 bytes.
-std::string PrintableText(std::string_view text);
+// Where it repeats `secret`, that is "[token]".
+std::string PrintableText(std::string_view text, std::string_view secret = "");
 
 // True for 301, 302, 303, 307 and 308.
 bool IsRedirect(int status);

@@ -15,18 +15,12 @@ constexpr std::string_view kDisabled = "Access to this resource is disabled.";
 // The server's own words, with the token blotted out should it repeat it.
 std::string ServerMessage(const HubCall& call, const HttpResponse& response,
                           std::string_view body) {
+  const std::string secret = call.token.value_or("");
   std::string text;
   if (const auto header = response.Header("X-Error-Message")) {
-    text = PrintableText(*header);
+    text = PrintableText(*header, secret);
   }
-  if (text.empty()) text = ParseHubErrorMessage(body);
-  if (call.token && !call.token->empty()) {
-    for (size_t at = text.find(*call.token); at != std::string::npos;
-         at = text.find(*call.token)) {
-      text.replace(at, call.token->size(), "[token]");
-    }
-  }
-  return text;
+  return text.empty() ? ParseHubErrorMessage(body, secret) : text;
 }
 
 std::string TokenSent(const HubCall& call) {

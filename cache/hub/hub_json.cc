@@ -352,11 +352,12 @@ Result<> FinishHubListing(std::vector<FileInfo>& files) {
   return {};
 }
 
-std::string ParseHubErrorMessage(std::string_view text) {
+std::string ParseHubErrorMessage(std::string_view text,
+                                 std::string_view secret) {
   if (text.size() > kMaxHubAnswerBytes) return "";
   ErrorWalker walker;
   if (!json::sax_parse(text.begin(), text.end(), &walker)) return "";
-  return PrintableText(walker.message);
+  return PrintableText(walker.message, secret);
 }
 
 }  // namespace weightfs

@@ -43,8 +43,10 @@ Result<> ParseHubTreePage(std::string_view text, std::vector<FileInfo>& files);
 // and a folder, or if the folders are too many.
 Result<> FinishHubListing(std::vector<FileInfo>& files);
 
-// The text of `error` in an error answer; empty if there is none.
-std::string ParseHubErrorMessage(std::string_view text);
+// The text of `error` in an error answer, as PrintableText; empty if there is
+// none.
+std::string ParseHubErrorMessage(std::string_view text,
+                                 std::string_view secret = "");
 
 // True for `digits` lower-case hex digits.
 bool IsHexId(std::string_view text, size_t digits);

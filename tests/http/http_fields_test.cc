@@ -155,5 +155,16 @@ TEST(HttpFieldsTest, DatesAndPrintableText) {
   EXPECT_EQ(PrintableText(std::string(1000, 'a')).size(), 303u);
 }
 
+TEST(HttpFieldsTest, TextForMessagesRepeatsNoSecret) {
+  EXPECT_EQ(PrintableText("your hf_abc, hf_abc is wrong", "hf_abc"),
+            "your [token], [token] is wrong");
+  EXPECT_EQ(PrintableText("a token", "token"), "a [token]");
+  EXPECT_EQ(PrintableText("oo", "o"), "[token][token]");
+  // Nor a part of it, where the text is cut.
+  const std::string fill(297, 'a');
+  EXPECT_EQ(PrintableText(fill + "hf_abc", "hf_abc"), fill + "[to...");
+  EXPECT_EQ(PrintableText(fill + "aaahf_abc", "hf_abc"), fill + "aaa...");
+}
+
 }  // namespace
 }  // namespace weightfs

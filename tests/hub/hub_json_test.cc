@@ -178,6 +178,8 @@ TEST(HubJsonTest, DeepAndLongPathsAreRefused) {
 TEST(HubJsonTest, ErrorTextIsFoundAndCleaned) {
   EXPECT_EQ(ParseHubErrorMessage(R"({"error":"no\nway"})"), "no?way");
   EXPECT_EQ(ParseHubErrorMessage(R"({"error":{"error":"x"}})"), "");
+  EXPECT_EQ(ParseHubErrorMessage(R"({"error":"\u0068f_a is bad"})", "hf_a"),
+            "[token] is bad");
   EXPECT_EQ(ParseHubErrorMessage("<html>"), "");
   EXPECT_EQ(ParseHubErrorMessage(""), "");
 }
