@@ -10,10 +10,12 @@ if [[ -z $(find "$corpus" -type f 2>/dev/null | head -1) ]]; then
   echo "$corpus holds no seeds"
   exit 1
 fi
-scratch=$(mktemp -d)
+# In memory, if that can be: targets that write files wait for no disk.
+scratch=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
+export TMPDIR=$scratch/files
 trap 'rm -rf "$scratch"' EXIT
 artifacts=$(dirname "$fuzzer")/findings
-mkdir -p "$artifacts"
+mkdir -p "$artifacts" "$scratch/found" "$TMPDIR"
 # New inputs go to the first folder.
 "$fuzzer" "$@" -artifact_prefix="$artifacts/$(basename "$fuzzer")-" \
-  "$scratch" "$corpus" 2>&1 | tail -40
+  "$scratch/found" "$corpus" 2>&1 | tail -40

@@ -6,7 +6,7 @@ function(weightfs_module name dir)
   add_library(weightfs_${name} STATIC ${sources})
   target_link_libraries(weightfs_${name} PUBLIC weightfs_options ${ARGN})
   # The fuzzers find their way by what the parsers' code reports.
-  if(dir MATCHES "/formats" AND CMAKE_CXX_COMPILER_ID MATCHES "Clang"
+  if(NOT dir MATCHES "/tools" AND CMAKE_CXX_COMPILER_ID MATCHES "Clang"
      AND WEIGHTFS_SANITIZE MATCHES "address")
     target_compile_options(weightfs_${name} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
