@@ -6,6 +6,7 @@ A fault is a class: its parameters are drawn from a seed when the run is planned
 """
 
 import contextlib
+import http.client
 import os
 import pathlib
 import random as random_module
@@ -19,6 +20,8 @@ import harness
 import origin_faults
 from world import wait_until
 
+# What an outage makes of an order to the hub.
+CUT_OFF = (OSError, http.client.HTTPException)
 LIMIT_OF_END = 5.0  # a daemon that is told to end does so by then
 
 
@@ -66,6 +69,10 @@ class Origin(Fault):
                     for order in map(origin_faults.dated, fault.orders):
                         if order["op"] == "outage":
                             order["ms"] = int(self.seconds * 1000)
+                            # It may end the answer, too.
+                            with contextlib.suppress(*CUT_OFF):
+                                hub.control(**order)
+                            continue
                         answer = again(lambda o=order: hub.control(**o))
                         if "id" in answer:
                             numbers.append(answer["id"])
@@ -109,7 +116,7 @@ def again(action):
     while True:
         try:
             return action()
-        except OSError:
+        except CUT_OFF:
             if time.monotonic() > limit:
                 raise
             time.sleep(0.1)
