@@ -20,7 +20,9 @@ namespace weightfs {
 
 class RecentFailures {
  public:
-  static constexpr size_t kMost = 64;  // the oldest go first
+  // The oldest go first. More than a kernel asks for at once: with fewer, many
+  // readers who end together are told of one deadline twice.
+  static constexpr size_t kMost = 2048;
   using Duration = Clock::Time::duration;
 
   explicit RecentFailures(std::chrono::milliseconds memory) : memory_(memory) {}

@@ -99,6 +99,24 @@ TEST_F(FailedReadTest, ADeadlineIsNotWaitedForTwice) {
   EXPECT_TRUE(IsRight(Read(0, 10, In(milliseconds(300)))));
 }
 
+TEST_F(FailedReadTest, ManyWhoEndTogetherAreToldOnceEach) {
+  constexpr uint64_t kReaders = 600;
+  Open(kReaders * kG);
+  const Clock::Time deadline = In(milliseconds(300));
+  std::vector<std::shared_ptr<Reading>> readings;
+  for (uint64_t i = 0; i < kReaders; ++i) {
+    readings.push_back(Read(i * kG, 10, deadline));
+  }
+  for (const auto& reading : readings) {
+    EXPECT_THAT(reading->Wait(), HasCode(Code::kUnavailable));
+  }
+  for (uint64_t i = 0; i < kReaders; ++i) {
+    const auto again = Read(i * kG, 10, In(milliseconds(300)))->Wait();
+    ASSERT_FALSE(again.has_value());
+    ASSERT_TRUE(again.error().told_before()) << i;
+  }
+}
+
 TEST_F(FailedReadTest, OnlyWhatIsMissingFails) {
   Open(8 * kG);
   Keep(0);
