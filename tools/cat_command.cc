@@ -142,11 +142,11 @@ int RunCat(const Options& options) {
               "a tensor is no text for a terminal; redirect the output or give "
               "--output FILE"));
   }
-  const auto engine = OpenForQuery(options);
-  if (!engine.has_value()) return ReportError(engine.error());
-  const auto done = Cat((*engine)->repo(), options);
-  return done.has_value() ? static_cast<int>(kExitOk)
-                          : ReportError(done.error());
+  return RunQuery(options, [&options](Engine& engine) {
+    const auto done = Cat(engine.repo(), options);
+    return done.has_value() ? static_cast<int>(kExitOk)
+                            : ReportError(done.error());
+  });
 }
 
 }  // namespace weightfs

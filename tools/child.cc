@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <system_error>
 
 #include "formats/base/unique_fd.h"
@@ -76,7 +78,55 @@ void KillAndLeave(pid_t child) {
   WaitUntil(child, Steady::now() + std::chrono::milliseconds(50));
 }
 
+// So that one who is left behind does not keep its caller's pipes open.
+void CloseStandardFiles(int but = -1) {
+  const int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (standard != but) ::dup2(null_fd, standard);
+  }
+}
+
+[[noreturn]] void EndBy(int signal) {
+  ::signal(signal, SIG_DFL);
+  ::raise(signal);
+  ::_exit(128 + signal);
+}
+
 }  // namespace
+
+int RunAside(const std::function<int(const Leave& leave)>& body) {
+  std::array<int, 2> ends{};
+  const pid_t parent = ::getpid();
+  const pid_t child =
+      ::pipe2(ends.data(), O_CLOEXEC) == 0 ? ::fork() : pid_t{-1};
+  if (child < 0) return body([](int code) { ::_exit(code); });
+  UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  if (child == 0) {
+    read_end.Reset();
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (::getppid() != parent) ::_exit(EXIT_FAILURE);
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): `body` has ended its threads
+    std::exit(body([fd = write_end.get()](int code) {
+      CloseStandardFiles();
+      const char text = static_cast<char>(code);
+      WriteFully(fd, {&text, 1});
+      ::_exit(code);
+    }));
+  }
+  write_end.Reset();
+  unsigned char left_with = 0;
+  ssize_t n = -1;
+  do {
+    n = ::read(read_end.get(), &left_with, 1);
+  } while (n < 0 && errno == EINTR);
+  if (n == 1) return left_with;
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFSIGNALED(status)) EndBy(WTERMSIG(status));
+  return WEXITSTATUS(status);
+}
 
 Result<ChildOutput> RunInChild(
     std::chrono::milliseconds limit,
@@ -90,11 +140,7 @@ Result<ChildOutput> RunInChild(
   if (child < 0) return SystemError("fork", errno);
   if (child == 0) {
     const int fd = write_end.get();
-    // One that is left behind must not keep the caller's pipes open.
-    const int null_fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-      if (standard != fd) ::dup2(null_fd, standard);
-    }
+    CloseStandardFiles(fd);
     body([fd](std::string_view text) { WriteFully(fd, text); });
     ::_exit(0);
   }

@@ -28,6 +28,14 @@ Result<ChildOutput> RunInChild(
     const std::function<
         void(const std::function<void(std::string_view)>& write)>& body);
 
+// Runs `body` in a child process that has this one's files and terminal, and
+// returns the exit code that `body` returned; ends by the signal that ended the
+// child. `body` may call `leave` with its exit code, from any thread: the child
+// ends then as well as it can, and is not waited for. REQUIRES: no other thread
+// runs.
+using Leave = std::function<void(int code)>;
+int RunAside(const std::function<int(const Leave& leave)>& body);
+
 struct ProgramOutput {
   int exit_code = -1;      // -1: it was killed, by its signal or by `limit`
   std::string error_text;  // its standard error, 64 KiB at most

@@ -102,13 +102,9 @@ int PrintText(Engine& engine) {
   return printed == kExitOk ? code : printed;
 }
 
-}  // namespace
-
-int RunInfo(const Options& options) {
-  const auto engine = OpenForQuery(options);
-  if (!engine.has_value()) return ReportError(engine.error());
-  if (!options.json) return PrintText(**engine);
-  Repo& repo = (*engine)->repo();
+int PrintInfo(Engine& engine, bool as_json) {
+  if (!as_json) return PrintText(engine);
+  Repo& repo = engine.repo();
   const auto indexes = LoadIndexes(repo, AllSets(repo.catalog()));
   const int printed = PrintOut(RenderIndexJson(repo, indexes));
   if (printed != kExitOk) return printed;
@@ -116,6 +112,14 @@ int RunInfo(const Options& options) {
     if (!indexed.has_value()) return ExitCodeFor(indexed.error().code());
   }
   return kExitOk;
+}
+
+}  // namespace
+
+int RunInfo(const Options& options) {
+  return RunQuery(options, [&options](Engine& engine) {
+    return PrintInfo(engine, options.json);
+  });
 }
 
 }  // namespace weightfs

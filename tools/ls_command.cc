@@ -57,12 +57,8 @@ int PrintTable(const Repo& repo, const std::vector<Repo::Indexed>& indexes) {
   return PrintOut(RenderTable(rows, {3}));
 }
 
-}  // namespace
-
-int RunLs(const Options& options) {
-  const auto engine = OpenForQuery(options);
-  if (!engine.has_value()) return ReportError(engine.error());
-  Repo& repo = (*engine)->repo();
+int List(Engine& engine, const Options& options) {
+  Repo& repo = engine.repo();
   const auto sets =
       options.all ? AllSets(repo.catalog()) : ShownSets(repo.catalog());
   const auto indexes = LoadIndexes(repo, sets);
@@ -74,6 +70,13 @@ int RunLs(const Options& options) {
                           repo.snapshot().repo));
   }
   return ReportProblems(repo, sets, indexes);
+}
+
+}  // namespace
+
+int RunLs(const Options& options) {
+  return RunQuery(options,
+                  [&options](Engine& engine) { return List(engine, options); });
 }
 
 }  // namespace weightfs

@@ -3,14 +3,27 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <csignal>
+#include <memory>
 #include <utility>
 
+#include "tools/child.h"
+#include "tools/commands.h"
+#include "tools/exit_codes.h"
 #include "tools/log_sink.h"
+#include "tools/output.h"
+#include "tools/watchdog.h"
 
 namespace weightfs {
 
-Result<std::unique_ptr<Engine>> OpenForQuery(const Options& options) {
+namespace {
+
+// From the query's end to the process's.
+constexpr std::chrono::milliseconds kEndLimit{2'000};
+
+Result<std::unique_ptr<Engine>> OpenEngine(const Options& options) {
   // A closed pipe or connection is an error to handle, not the end.
   std::signal(SIGPIPE, SIG_IGN);
   RETURN_IF_ERROR(
@@ -18,6 +31,20 @@ Result<std::unique_ptr<Engine>> OpenForQuery(const Options& options) {
                   .for_terminal = options.log_file.empty(),
                   .least = options.log_level.value_or(LogLevel::kWarning)}));
   return Engine::Open(options);
+}
+
+}  // namespace
+
+int RunQuery(const Options& options, const std::function<int(Engine&)>& query) {
+  // In a process of its own: threads that wait for a disk may outlive it.
+  return RunAside([&](const Leave& leave) {
+    std::atomic<int> code = kExitFailure;
+    ShutdownWatchdog watchdog(kEndLimit, [&] { leave(code); });
+    const auto engine = OpenEngine(options);
+    code = engine.has_value() ? query(**engine) : ReportError(engine.error());
+    watchdog.Arm();
+    return code.load();
+  });
 }
 
 std::vector<Repo::Indexed> LoadIndexes(Repo& repo,

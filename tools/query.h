@@ -5,7 +5,7 @@
 #define WEIGHTFS_TOOLS_QUERY_H_
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,9 +17,11 @@
 
 namespace weightfs {
 
-// Opens the source with the log on standard error: warnings, unless
-// --log-level or --log-file says otherwise.
-Result<std::unique_ptr<Engine>> OpenForQuery(const Options& options);
+// Opens the source with the log on standard error (warnings, unless --log-level
+// or --log-file says otherwise), and returns the exit code that `query` gave,
+// or that of the error. A disk that hangs does not keep the command from its
+// end.
+int RunQuery(const Options& options, const std::function<int(Engine&)>& query);
 
 // The indexes of these sets, loaded side by side; indexes[i] belongs to
 // sets[i].

@@ -141,6 +141,27 @@ WAYS = {
     if harness.ALL or way == "all" or os.getuid() == 0}
 
 
+@pytest.mark.parametrize("when", ["before"] if not harness.ALL else
+                         ["before", "later"])
+def test_commands_on_a_cache_disk_that_hangs(hub, disk, model, when, tmp_path):
+    """`info`, `ls` and `cat` do without it, and end."""
+    hub.commit("org/model", generate=MODEL)
+    where = ("--endpoint", hub.url, "--cache-dir", disk.path / "cache")
+    listed = harness.run("ls", "org/model", *where, "--json", home=tmp_path)
+    tensor = json.loads(listed.stdout)["sets"][0]["tensors"][3]
+    # Opened before it hangs, or not.
+    disk.block(*(EVERY_WAY["all"] if when == "before" else
+                 [*EVERY_WAY["read"], *EVERY_WAY["write"]]))
+    for command in (("info", "org/model"), ("ls", "org/model"),
+                    ("cat", "org/model", tensor["name"], "--format", "raw")):
+        start = time.monotonic()
+        done = harness.run(*command, *where, home=tmp_path, text=False)
+        took = time.monotonic() - start
+        print(f"{command[0]}: {took:.1f} s")
+        assert done.stdout and took < 30, (command, took)
+    assert done.stdout == model[tensor["offset"]:][:tensor["size"]]
+
+
 def end_daemon(mounted, disk):
     """SIGTERM: less than 5 s, and nothing is left that anybody waits for. A
     thread in a call that the disk never answers cannot be killed by anybody, but

@@ -2,6 +2,7 @@
 // system.
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <iterator>
 #include <string>
@@ -95,6 +97,45 @@ TEST(RunProgramTest, KillsAProgramThatHangs) {
   const auto output = RunProgram({"sleep", "1000"}, milliseconds(50));
   ASSERT_OK(output);
   EXPECT_EQ(output->exit_code, -1);
+}
+
+// What a process that runs `body` aside ends with: its wait status.
+int StatusOf(const std::function<int(const Leave& leave)>& body) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(RunAside(body));
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+TEST(RunAsideTest, EndsAsTheChildDoes) {
+  const int returned = StatusOf([](const Leave&) { return 7; });
+  EXPECT_TRUE(WIFEXITED(returned));
+  EXPECT_EQ(WEXITSTATUS(returned), 7);
+  const int killed = StatusOf([](const Leave&) {
+    ::signal(SIGPIPE, SIG_DFL);
+    ::raise(SIGPIPE);
+    return 0;
+  });
+  EXPECT_TRUE(WIFSIGNALED(killed));
+  EXPECT_EQ(WTERMSIG(killed), SIGPIPE);
+}
+
+TEST(RunAsideTest, WaitsForNobodyWhoLeft) {
+  // Keeps a copy of the child's pipe and of its standard files, as a thread
+  // does that cannot be ended.
+  const auto began = std::chrono::steady_clock::now();
+  const int left = StatusOf([](const Leave& leave) {
+    if (::fork() == 0) {
+      ::poll(nullptr, 0, 20'000);
+      ::_exit(0);
+    }
+    leave(6);
+    return 0;
+  });
+  EXPECT_TRUE(WIFEXITED(left));
+  EXPECT_EQ(WEXITSTATUS(left), 6);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
 }
 
 TEST(WatchdogTest, FiresWhenTheEndTakesTooLong) {
