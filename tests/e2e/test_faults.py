@@ -296,6 +296,30 @@ def test_a_redirect_to_another_origin(world, make_hub):
     assert not any(r["authorization"] for r in log())
 
 
+def test_signatures_that_run_out_are_renewed(world):
+    """Before they are refused, by the time that they name."""
+    lifetime = 3
+    world.hub.control("settings", signature_lifetime_s=lifetime)
+    mounted = world.mount("--read-timeout", "8s")
+    mounted.tensors()
+    path = mounted.path / "repo" / BIG
+    source = (world.folder / BIG).read_bytes()
+    settle(world.hub)
+    for part in (1, 2):
+        began = time.time()
+        offset = part << 20
+        assert pread(path, 4096, offset)[0] == source[offset:][:4096]
+        # The condition is the time itself.
+        while time.time() < began + lifetime + 1:
+            time.sleep(0.1)
+    log = world.hub.log()
+    asked = [r for r in log if r["path"].startswith(f"/{REPO}/resolve/")
+             and r["path"].endswith(BIG)]
+    assert len(asked) == 2, log
+    assert not [r for r in log if r["status"] == 403], log
+    assert failures(mounted) == []
+
+
 class Downgrade(http.server.BaseHTTPRequestHandler):
     """An https server that sends everybody to http."""
 
