@@ -412,6 +412,9 @@ def test_another_user_reads_nothing(hub, mount, open_tmp):
     hub.commit("org/model", generate=MODEL)
     mounted = mount("org/model", hub)
     assert (mounted.path / "repo/model.safetensors").read_bytes()
+    # Until then its object moves.
+    assert harness.wait_until(
+        lambda: mounted.status()["cache"]["verified_files"] == 1)
     kept = [mounted.cache, mounted.cache / "run", mounted.log_file]
     for folder, folders, files in os.walk(mounted.cache):
         kept += [pathlib.Path(folder, name) for name in (*folders, *files)]
