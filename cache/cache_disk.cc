@@ -69,11 +69,10 @@ class SystemDisk final : public CacheDisk {
 
   int SyncMapping(std::span<std::byte> bytes) override {
     static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto start = reinterpret_cast<uintptr_t>(bytes.data());
-    const uintptr_t first = start / page * page;
+    // From the page that they begin in.
+    const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
     return RetryEintr([&] {
-      return ::msync(reinterpret_cast<void*>(first),
-                     start + bytes.size() - first, MS_SYNC);
+      return ::msync(bytes.data() - before, before + bytes.size(), MS_SYNC);
     });
   }
 

@@ -72,9 +72,11 @@ uint64_t UsedBelow(const CacheFolder& folder, const std::string& path,
   }
   uint64_t used = static_cast<uint64_t>(status.st_blocks) * kBlock;
   if (!S_ISDIR(status.st_mode) || depth == 0) return used;
+  const std::string prefix = path == "." ? "" : path + "/";
+  std::string below;
   for (const std::string& name : folder.Names(path)) {
-    used +=
-        UsedBelow(folder, path == "." ? name : path + "/" + name, depth - 1);
+    below.assign(prefix).append(name);
+    used += UsedBelow(folder, below, depth - 1);
   }
   return used;
 }
@@ -189,10 +191,12 @@ CacheSpace::Found CacheSpace::Walk() const {
 
 void CacheSpace::WalkObjects(const std::string& folder, Found* found) const {
   for (const std::string& prefix : folder_.Names(folder)) {
-    const std::string below = folder + "/" + prefix;
+    std::string below = folder;
+    below.append("/").append(prefix);
     for (const std::string& name : folder_.Names(below)) {
       const bool bad = name.find(kBad) != std::string::npos;
-      (bad ? found->bad : found->objects).push_back(below + "/" + name);
+      auto& objects = bad ? found->bad : found->objects;
+      objects.emplace_back(below).append("/").append(name);
     }
   }
 }

@@ -57,7 +57,7 @@ class Pending {
   // request is answered already.
   template <class F>
   int Reply(F reply) const {
-    const fuse_req_t req = state_.requests.Take(id_);
+    fuse_req* const req = state_.requests.Take(id_);
     if (req == nullptr) return -ENOENT;
     const int result = reply(req);
     state_.requests.Answered();

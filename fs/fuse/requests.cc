@@ -49,7 +49,7 @@ fuse_req_t Requests::Take(RequestId id) {
   MutexLock lock(mutex_);
   const auto it = waiting_.find(id);
   if (it == waiting_.end()) return nullptr;
-  const fuse_req_t req = it->second.req;
+  fuse_req* const req = it->second.req;
   waiting_.erase(it);
   ++answering_;
   return req;

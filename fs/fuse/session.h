@@ -25,7 +25,8 @@ struct FuseOptions {
   // Runs once if the kernel ends the connection (an unmount, an abort), on a
   // thread of its own, even if a worker is stuck.
   std::function<void()> disconnected;
-  // Detaches the mount, in libfuse's stead; false if it could not. May be empty.
+  // Detaches the mount, in libfuse's stead; false if it could not. May be
+  // empty.
   std::function<bool()> unmount;
 };
 

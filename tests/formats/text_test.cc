@@ -62,12 +62,14 @@ TEST(TextTest, QuotesWhatDoesNotPrint) {
 }
 
 TEST(TextTest, QuotesWhatReordersOrHides) {
+  // NOLINTNEXTLINE(misc-misleading-bidirectional): what is to be hidden
   EXPECT_EQ(QuoteName("a\u202eb"), "\"a\\xe2\\x80\\xaeb\"");
   EXPECT_EQ(QuoteName("\u00b5 \u00e9"), "\"\u00b5 \u00e9\"");
 }
 
 TEST(TextTest, PlainJsonSaysTheSame) {
   EXPECT_EQ(PlainJson("{\n \"é\": 1\n}\n"), "{\n \"é\": 1\n}\n");
+  // NOLINTNEXTLINE(misc-misleading-bidirectional): what is to be hidden
   EXPECT_EQ(PlainJson("\"\x7f\u0085\u202e\""), "\"\\u007f\\u0085\\u202e\"");
   EXPECT_EQ(PlainJson("\"\U000E0001\U0001F600\""),
             "\"\\udb40\\udc01\U0001F600\"");

@@ -35,6 +35,7 @@ TEST(PrintableTest, LeavesTextAndHidesControl) {
 }
 
 TEST(PrintableTest, NamesCannotReorderOrHideWhatIsAroundThem) {
+  // NOLINTNEXTLINE(misc-misleading-bidirectional): what is to be hidden
   EXPECT_EQ(Printable("a\u202egnp.exe"), "a\\xe2\\x80\\xaegnp.exe");
   EXPECT_EQ(Printable("\u2067x\u2069"), "\\xe2\\x81\\xa7x\\xe2\\x81\\xa9");
   EXPECT_EQ(Printable("\u200b\ufeff"), "\\xe2\\x80\\x8b\\xef\\xbb\\xbf");
@@ -50,6 +51,7 @@ TEST(JsonQuoteTest, MakesValidJson) {
   EXPECT_EQ(JsonQuote("a\"\\/\n\x01"), "\"a\\\"\\\\/\\u000a\\u0001\"");
   EXPECT_EQ(JsonQuote("ü"), "\"ü\"");
   EXPECT_EQ(JsonQuote("\xff"), "\"\\ufffd\"");
+  // NOLINTNEXTLINE(misc-misleading-bidirectional): what is to be hidden
   EXPECT_EQ(JsonQuote("\x7f\u009b\u202e"), "\"\\u007f\\u009b\\u202e\"");
 }
 
