@@ -17,6 +17,8 @@ WEIGHTFS = os.environ.get("WEIGHTFS", "build/gcc/tools/weightfs")
 TEST_HUB = os.environ.get("WEIGHTFS_TEST_HUB",
                           "build/gcc/tests/support/weightfs-test-hub")
 ALL = bool(os.environ.get("WEIGHTFS_TEST_ALL"))
+# "address,undefined" or "thread" where weightfs was built so.
+SANITIZED = os.environ.get("WEIGHTFS_SANITIZE")
 GRANULE = 128 << 10
 
 

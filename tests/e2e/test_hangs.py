@@ -3,6 +3,7 @@
 daemon that is. Readers get the right bytes or one error, in time; and whatever
 happened, everything ends in less than 5 s."""
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -620,7 +621,64 @@ def test_too_little_memory_for_the_address_space(hub, mount, model):
     assert path.read_bytes() == model
 
 
-@pytest.mark.skipif(bool(os.environ.get("ASAN_OPTIONS")),
+@contextlib.contextmanager
+def memory_cgroup(limit):
+    """A group whose members have so much memory, of either version; None where
+    this user may make none."""
+    ways = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"))
+    for parent, name in ways:
+        group = pathlib.Path(parent, f"weightfs-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            try:
+                (group / name).write_text(str(limit), encoding="ascii")
+            except OSError:
+                continue
+            yield group
+            return
+        finally:
+            assert harness.wait_until(
+                lambda g=group: not (g / "cgroup.procs").read_text())
+            group.rmdir()
+    yield None
+
+
+@pytest.mark.skipif(bool(harness.SANITIZED),
+                    reason="a sanitizer takes memory of its own")
+def test_a_memory_limit_of_its_cgroup(hub, mount):
+    """Of less than the model, whose pages in the cache's files count."""
+    hub.commit("org/large", generate="tensors=64,tensor_bytes=8388608,hashed=0")
+    limit = 320 << 20
+    with memory_cgroup(limit) as group:
+        if group is None:
+            pytest.skip("this user may make no memory cgroup")
+        mounted = mount("org/large", hub)
+        path = mounted.path / "repo" / "model.safetensors"
+        (group / "cgroup.procs").write_text(str(mounted.pid), encoding="ascii")
+        reference = mount("org/large", hub, name="reference",
+                          cache="reference-cache")
+        same = reference.path / "repo" / "model.safetensors"
+        size, part = path.stat().st_size, 16 << 20
+
+        def read(begin):
+            return pread(path, part, begin) == pread(same, part, begin)
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(read, range(0, size, part))), mounted.log()
+        assert str(mounted.pid) in (group / "cgroup.procs").read_text().split()
+        assert harness.alive(mounted.pid)
+        most = [int((group / name).read_text()) for name in
+                ("memory.max_usage_in_bytes", "memory.peak")
+                if (group / name).exists()]
+        assert not most or most[0] > 0.9 * limit, most
+        mounted.unmount()
+
+
+@pytest.mark.skipif(bool(harness.SANITIZED),
                     reason="the sanitizer must be the first library")
 def test_the_wall_clock_jumps(hub, mount, model, tmp_path):
     jump = tmp_path / "jump"
