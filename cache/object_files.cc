@@ -38,6 +38,8 @@ class Opener {
 
   Result<ObjectFiles> Run();
   Result<ObjectFiles> RunVerified();
+  Result<ObjectFiles> RunExisting();
+  Result<> SetAsideDamaged();
 
  private:
   // kNotFound: no such folder.
@@ -99,6 +101,22 @@ Result<ObjectFiles> Opener::RunVerified() {
     RETURN_IF_ERROR(SetAside(object_fd.get()));
   }
   return Error(Code::kNotFound, what_);
+}
+
+Result<ObjectFiles> Opener::RunExisting() {
+  ASSIGN_OR_RETURN(const UniqueFd object_fd, OpenFolder());
+  auto files = OpenFiles(object_fd.get());
+  if (!files.has_value() && files.error().code() == Code::kStale) {
+    return Error(Code::kNotFound, what_);
+  }
+  return files;
+}
+
+Result<> Opener::SetAsideDamaged() {
+  ASSIGN_OR_RETURN(const UniqueFd object_fd, OpenFolder());
+  const auto files = OpenFiles(object_fd.get());
+  if (files.has_value() || files.error().code() != Code::kCorrupt) return {};
+  return SetAside(object_fd.get());
 }
 
 // With the lock, nobody removes the folder; without it, somebody does now.
@@ -250,6 +268,15 @@ Result<ObjectFiles> OpenObjectFiles(const ObjectToOpen& object,
 
 Result<ObjectFiles> OpenVerifiedFiles(const ObjectToOpen& object) {
   return Opener(object, VerifiedPath(object.id)).RunVerified();
+}
+
+Result<ObjectFiles> OpenExistingFiles(const ObjectToOpen& object,
+                                      const std::string& path) {
+  return Opener(object, path).RunExisting();
+}
+
+Result<> SetAsideDamaged(const ObjectToOpen& object, const std::string& path) {
+  return Opener(object, path).SetAsideDamaged();
 }
 
 }  // namespace weightfs

@@ -50,6 +50,13 @@ Result<ObjectFiles> OpenObjectFiles(const ObjectToOpen& object,
 // belongs.
 Result<ObjectFiles> OpenVerifiedFiles(const ObjectToOpen& object);
 
+// The object in the folder `path` as it is, whoever's it is; nothing is made.
+// kNotFound: there is none. kCorrupt: it cannot be used.
+Result<ObjectFiles> OpenExistingFiles(const ObjectToOpen& object,
+                                      const std::string& path);
+// Sets the object aside, as OpenObjectFiles does, if it cannot be used.
+Result<> SetAsideDamaged(const ObjectToOpen& object, const std::string& path);
+
 }  // namespace weightfs
 
 #endif  // WEIGHTFS_CACHE_OBJECT_FILES_H_

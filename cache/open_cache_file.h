@@ -1,12 +1,14 @@
 // OpenCacheFile: a CacheFile of the cache folder. open_cache_file.cc reads and
-// writes, cache_file_trust.cc verifies, shares and claims. Private to the
-// cache.
+// writes, cache_file_trust.cc verifies, shares and claims, cache_file_audit.cc
+// checks all of it. Private to the cache.
 
 #ifndef WEIGHTFS_CACHE_OPEN_CACHE_FILE_H_
 #define WEIGHTFS_CACHE_OPEN_CACHE_FILE_H_
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cache/cache_disk.h"
@@ -64,6 +66,20 @@ class OpenCacheFile final : public CacheFile {
   // False once the files broke, or were removed.
   bool IsUsable() const;
 
+  struct Audited {
+    uint64_t cached_bytes = 0;  // of granules whose bytes match their entries
+    uint64_t bad_granules = 0;  // that did not; they are absent now
+    // The whole-file hash, if every granule was there: right, and the object is
+    // verified now, or wrong, and it is poisoned.
+    bool right = false;
+    std::string wrong_hash;
+  };
+  // Reads and hashes all that is published, from the disk, whatever was hashed
+  // before. `on_bytes` is told how far it came, by how many bytes at a time.
+  // kStale: the file broke, or changed all the time. Waits for the disk.
+  // REQUIRES: it was opened for its own owner.
+  Result<Audited> Audit(const std::function<void(uint64_t)>& on_bytes);
+
  private:
   class Hold;
 
@@ -89,6 +105,12 @@ class OpenCacheFile final : public CacheFile {
   // True if the granule is published and its bytes match.
   Result<bool> IsPublished(uint64_t granule, uint64_t hash);
   Result<> CheckData();
+  // One pass of Audit; nothing if bytes changed or were lost meanwhile.
+  // `bad_granules` grows.
+  struct AuditPass;
+  Result<std::optional<Audited>> AuditOnce(
+      uint64_t& bad_granules, const std::function<void(uint64_t)>& on_bytes);
+  Result<> AuditGranule(uint64_t granule, AuditPass& pass);
   // Hashes the whole file and seals it. REQUIRES: all slabs are locked.
   Result<> Seal(const BootId& boot);
   Error Broken(std::string_view why);

@@ -43,6 +43,15 @@ Example: weightfs mount openai-community/gpt2@main /mnt/gpt2)";
 constexpr const char* kCatFooter =
     R"(Example: weightfs cat ./model.safetensors lm_head.weight -f pt > head.pt)";
 
+constexpr const char* kVerifyFooter =
+    R"(Prints ok, wrong, missing or partial, size and path of each file, read from the
+disk. What is wrong is dropped, and fetched again when it is read.
+
+Exit codes: 0 all of it is there and right; 6 something was wrong; 5 nothing
+was, but something is not cached (with --cache, that is no matter: 0).
+
+Example: weightfs verify openai-community/gpt2)";
+
 class HelpFormatter final : public CLI::Formatter {
  public:
   HelpFormatter() { column_width(27); }
@@ -55,19 +64,14 @@ class HelpFormatter final : public CLI::Formatter {
   }
 };
 
-void AddSourceOptions(CLI::App* command, Flags* flags) {
+void AddCacheFolder(CLI::App* command, Flags* flags) {
   command
       ->add_option("--cache-dir", flags->cache_dir,
                    "where to keep what was fetched")
       ->type_name("DIR");
-  command
-      ->add_option("--cache-size", flags->cache_size,
-                   "keep no more than this, 50G for one")
-      ->type_name("SIZE");
-  command
-      ->add_option("--cache-keep-free", flags->cache_keep_free,
-                   "leave this much of the disk free [2G or 5 %]")
-      ->type_name("SIZE");
+}
+
+void AddHubOptions(CLI::App* command, Flags* flags) {
   command
       ->add_option("--endpoint", flags->endpoint, "the Hub, or a mirror of it")
       ->type_name("URL");
@@ -78,19 +82,36 @@ void AddSourceOptions(CLI::App* command, Flags* flags) {
                    "take the Hub's token from here alone")
       ->type_name("FILE");
   command
-      ->add_option("--read-timeout", flags->read_timeout,
-                   "a read fails after this [300s]")
-      ->type_name("TIME");
-  command
       ->add_option("--metadata-timeout", flags->metadata_timeout,
                    "a listing fails after this [30s]")
       ->type_name("TIME");
+}
+
+void AddLogOptions(CLI::App* command, Flags* flags) {
   command->add_option("--log-file", flags->log_file, "log to this file")
       ->type_name("FILE");
   command
       ->add_option("--log-level", flags->log_level,
                    "debug, info, warning or error")
       ->type_name("LEVEL");
+}
+
+void AddSourceOptions(CLI::App* command, Flags* flags) {
+  AddCacheFolder(command, flags);
+  command
+      ->add_option("--cache-size", flags->cache_size,
+                   "keep no more than this, 50G for one")
+      ->type_name("SIZE");
+  command
+      ->add_option("--cache-keep-free", flags->cache_keep_free,
+                   "leave this much of the disk free [2G or 5 %]")
+      ->type_name("SIZE");
+  AddHubOptions(command, flags);
+  command
+      ->add_option("--read-timeout", flags->read_timeout,
+                   "a read fails after this [300s]")
+      ->type_name("TIME");
+  AddLogOptions(command, flags);
 }
 
 void AddSource(CLI::App* command, Flags* flags) {
@@ -169,6 +190,19 @@ void AddCat(CLI::App* app, Flags* flags) {
   cat->footer(kCatFooter);
 }
 
+void AddVerify(CLI::App* app, Flags* flags) {
+  CLI::App* verify =
+      app->add_subcommand("verify", "check what is cached against its hashes");
+  verify->add_option("SOURCE", flags->source, "org/name[@revision]");
+  verify->add_flag("--cache", flags->whole_cache,
+                   "everything in the cache instead; asks nobody");
+  verify->add_flag("--json", flags->json, "as JSON");
+  AddCacheFolder(verify, flags);
+  AddHubOptions(verify, flags);
+  AddLogOptions(verify, flags);
+  verify->footer(kVerifyFooter);
+}
+
 void AddStatus(CLI::App* app, Flags* flags) {
   CLI::App* status =
       app->add_subcommand("status", "list running mounts, or look into one");
@@ -209,6 +243,7 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
   AddLs(&app, &flags);
   AddInfo(&app, &flags);
   AddCat(&app, &flags);
+  AddVerify(&app, &flags);
   AddStatus(&app, &flags);
   try {
     app.parse(argc, argv);
@@ -222,9 +257,10 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
                      OneLine(error.what()), CommandNamed(app));
   }
   static const std::map<std::string, Command> kCommands = {
-      {"mount", Command::kMount}, {"umount", Command::kUmount},
-      {"ls", Command::kLs},       {"info", Command::kInfo},
-      {"cat", Command::kCat},     {"status", Command::kStatus},
+      {"mount", Command::kMount},   {"umount", Command::kUmount},
+      {"ls", Command::kLs},         {"info", Command::kInfo},
+      {"cat", Command::kCat},       {"verify", Command::kVerify},
+      {"status", Command::kStatus},
   };
   return Invocation{kCommands.at(app.get_subcommands().front()->get_name()),
                     std::move(flags)};

@@ -12,7 +12,7 @@
 
 namespace weightfs {
 
-enum class Command { kMount, kUmount, kLs, kInfo, kCat, kStatus };
+enum class Command { kMount, kUmount, kLs, kInfo, kCat, kVerify, kStatus };
 
 struct Invocation {
   Command command;

@@ -39,6 +39,8 @@ int RunCommand(Command command, const Options& options) {
       return RunInfo(options);
     case Command::kCat:
       return RunCat(options);
+    case Command::kVerify:
+      return RunVerify(options);
     case Command::kStatus:
       return RunStatus(options);
   }

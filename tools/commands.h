@@ -14,6 +14,7 @@ int RunUmount(const Options& options);
 int RunLs(const Options& options);
 int RunInfo(const Options& options);
 int RunCat(const Options& options);
+int RunVerify(const Options& options);
 int RunStatus(const Options& options);
 
 // The whole program: reads the command line, runs a command, catches what is

@@ -10,11 +10,13 @@ namespace weightfs {
 
 enum ExitCode : int {
   kExitOk = 0,
-  kExitFailure = 1,      // none of the below: disk, memory, mount, busy
-  kExitUsage = 2,        // wrong arguments, options or environment
-  kExitNotFound = 3,     // no such repository, revision, file, tensor or mount
-  kExitDenied = 4,       // token missing or refused, gated, no permission
-  kExitUnavailable = 5,  // network or origin; or offline and not cached
+  kExitFailure = 1,   // none of the below: disk, memory, mount, busy
+  kExitUsage = 2,     // wrong arguments, options or environment
+  kExitNotFound = 3,  // no such repository, revision, file, tensor or mount
+  kExitDenied = 4,    // token missing or refused, gated, no permission
+  // Network or origin; or offline and not cached. verify: nothing is wrong, but
+  // not all of the source is cached.
+  kExitUnavailable = 5,
   kExitCorrupt = 6,      // bytes that break their format or their hash
   kExitUnsupported = 7,  // weightfs does not do that
   kExitSignal = 128,     // plus the number of the signal that ended it

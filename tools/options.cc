@@ -241,6 +241,7 @@ Result<Options> ResolveOptions(const Flags& flags,
   }
   options.lazy = flags.lazy;
   options.force = flags.force;
+  options.whole_cache = flags.whole_cache;
   return options;
 }
 

@@ -47,6 +47,7 @@ struct Flags {
   bool all = false;
   bool lazy = false;
   bool force = false;
+  bool whole_cache = false;
 };
 
 struct Options {
@@ -83,6 +84,7 @@ struct Options {
   bool all = false;
   bool lazy = false;
   bool force = false;
+  bool whole_cache = false;
 };
 
 // A variable's value, or nothing if it is not set.

@@ -23,7 +23,9 @@ namespace {
 // From the query's end to the process's.
 constexpr std::chrono::milliseconds kEndLimit{2'000};
 
-Result<std::unique_ptr<Engine>> OpenEngine(const Options& options) {
+}  // namespace
+
+Result<std::unique_ptr<Engine>> OpenForQuery(const Options& options) {
   // A closed pipe or connection is an error to handle, not the end.
   std::signal(SIGPIPE, SIG_IGN);
   RETURN_IF_ERROR(
@@ -33,14 +35,12 @@ Result<std::unique_ptr<Engine>> OpenEngine(const Options& options) {
   return Engine::Open(options);
 }
 
-}  // namespace
-
 int RunQuery(const Options& options, const std::function<int(Engine&)>& query) {
   // In a process of its own: threads that wait for a disk may outlive it.
   return RunAside([&](const Leave& leave) {
     std::atomic<int> code = kExitFailure;
     ShutdownWatchdog watchdog(kEndLimit, [&] { leave(code); });
-    const auto engine = OpenEngine(options);
+    const auto engine = OpenForQuery(options);
     code = engine.has_value() ? query(**engine) : ReportError(engine.error());
     watchdog.Arm();
     return code.load();

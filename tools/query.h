@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,10 @@ namespace weightfs {
 // or that of the error. A disk that hangs does not keep the command from its
 // end.
 int RunQuery(const Options& options, const std::function<int(Engine&)>& query);
+
+// Opens the source and the log as RunQuery does. REQUIRES: no other thread
+// runs.
+Result<std::unique_ptr<Engine>> OpenForQuery(const Options& options);
 
 // The indexes of these sets, loaded side by side; indexes[i] belongs to
 // sets[i].

@@ -44,12 +44,13 @@ INSTANTIATE_TEST_SUITE_P(
                       std::vector<const char*>{"ls", "--help"},
                       std::vector<const char*>{"info", "--help"},
                       std::vector<const char*>{"cat", "--help"},
+                      std::vector<const char*>{"verify", "--help"},
                       std::vector<const char*>{"status", "--help"}));
 
 TEST(CommandLineTest, HelpNamesEveryCommand) {
   const std::string help = std::get<std::string>(*Parse({"--help"}));
-  for (const char* name : {"mount", "umount", "ls", "info", "cat", "status",
-                           "--version", "Examples", "Exit codes"}) {
+  for (const char* name : {"mount", "umount", "ls", "info", "cat", "verify",
+                           "status", "--version", "Examples", "Exit codes"}) {
     EXPECT_THAT(help, HasSubstr(name));
   }
 }
