@@ -50,8 +50,14 @@ class Origin(Fault):
 
     def __init__(self, random):
         super().__init__(random)
-        self.faults = [origin_faults.passing(random)
-                       for _ in range(random.choice((1, 1, 2, 3)))]
+        drawn = [origin_faults.passing(random)
+                 for _ in range(random.choice((1, 1, 2, 3)))]
+        # An answer made of the one there was would speak of another fault's
+        # body: a size that is wrong for good.
+        alone = [fault for fault in drawn
+                 if any("{" in order.get("text", "")
+                        for order in fault.orders)]
+        self.faults = alone[:1] or drawn
 
     def __str__(self):
         return "origin: " + "; ".join(map(str, self.faults))
