@@ -122,6 +122,14 @@ Result<Url> Url::Parse(std::string_view text) {
   url.path_ = Part(parsed.get(), CURLUPART_PATH);
   if (url.path_.empty()) url.path_ = "/";
   url.query_ = Part(parsed.get(), CURLUPART_QUERY);
+  // An escape in a host may decode to what means another one when it is sent.
+  const CurlUrl sent(curl_url());
+  if (sent == nullptr ||
+      curl_url_set(sent.get(), CURLUPART_URL, url.ToString().c_str(), 0) !=
+          CURLUE_OK ||
+      Lower(Part(sent.get(), CURLUPART_HOST)) != url.host_) {
+    return NotAUrl(text, "a host that hides another");
+  }
   return url;
 }
 

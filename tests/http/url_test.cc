@@ -32,6 +32,7 @@ TEST(UrlTest, RefusesWhatIsNoPlainHttpUrl) {
        {"", "hub", "/path", "ftp://h/x", "file:///etc/passwd", "http://",
         "http://user@h/", "http://user:secret@h/", "http://:secret@h/",
         "http:/user:secret@h/", "http:///user:secret@h/", "user:secret@h",
+        "http://2130706%34%33%33/", "http://0x7f%30%30%30%30%301/",
         "http://h:99999/", "http://h/a\nb", "http://h/a\rb", "javascript:1"}) {
     const auto url = Url::Parse(text);
     EXPECT_THAT(url, HasCode(Code::kInvalid)) << text;
