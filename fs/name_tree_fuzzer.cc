@@ -22,7 +22,7 @@ namespace {
 
 using namespace weightfs;  // NOLINT(google-build-using-namespace): a program
 
-constexpr size_t kMaxNames = 64;
+constexpr size_t kMaxNames = 16;
 
 void Require(bool condition) {
   if (!condition) std::abort();

@@ -1,308 +1,599 @@
-// Random operations on the cache, against a model that knows which granules
-// must be there, may be there or cannot be; and threads on one object.
+// The cache against a model: random operations and faults, by two processes
+// that share a folder and one of another namespace, over a disk that loses what
+// was not synced. The model knows which granules must be there, may be there or
+// cannot be; whatever is read is compared with the truth.
+//
+// WEIGHTFS_MODEL_SEED and WEIGHTFS_MODEL_OPERATIONS replay a run.
 
-#include <chrono>
+#include <sys/stat.h>
+
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <random>
-#include <thread>
 
 #include "tests/cache/cache_fixture.h"
+#include "tests/cache/model_process.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/volatile_disk.h"
 
 namespace weightfs {
 namespace {
 
 constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 2 * kSlabSize + 3 * kG + 77;
-constexpr uint64_t kGranules = kSize / kG + 1;
-constexpr uint64_t kSlabs = 3;
 constexpr uint64_t kSeed = 20240612;
+constexpr char kMirror[] = "https://mirror.test";
 
-uint64_t SlabOf(uint64_t granule) { return granule * kG / kSlabSize; }
-
-// What the model knows of one granule. kMaybe: damage that the cache must find,
-// or has found already.
-enum class Known { kAbsent, kPresent, kMaybe };
-
-// Two caches on one folder, as two processes have it, and the model.
 class ModelTest : public ObjectCacheTest {
  protected:
-  struct Process {
-    FaultyDisk disk;
-    std::unique_ptr<ObjectCache> cache;
-    std::shared_ptr<CacheFile> file;
-    std::vector<std::pair<uint64_t, SlabPin>> pins;  // slab and its pin
-  };
-
   void SetUp() override {
     ObjectCacheTest::SetUp();
     cache_.reset();
-    for (Process& process : processes_) Start(process);
-    evictor_ = std::make_unique<TestEvictor>(
-        folder(), ObjectPath(kEndpoint, Sha256Id()).value());
-    for (uint64_t slab = 0; slab < kSlabs; ++slab) {
-      // A few granules at both ends of each slab.
-      for (uint64_t g = slab * 512; g < (slab + 1) * 512; ++g) {
-        if ((g % 512 < 4 || g % 512 > 507) && g < kGranules) {
-          truth_[g] = Pattern(g * kG, std::min(kG, kSize - g * kG));
-          known_[g] = Known::kAbsent;
-        }
-      }
-    }
-    std::printf("seed %lu\n", kSeed);
+    // Some granules at both ends of each slab; its id is not that of the bytes.
+    big_ = Modelled(2 * kSlabSize + 3 * kG + 77, 0, [](uint64_t granule) {
+      return granule % kGranulesPerSlab < 4 ||
+             granule % kGranulesPerSlab > kGranulesPerSlab - 5;
+    });
+    small_ = Modelled(2 * kG + 4321, 1);
+    whole_ = small_.TakeRightId();
+    plain_ = CacheFolder::OpenPlain(folder()).value();
+    for (Process* process : Writers()) Start(*process);
+    StartCache(mirror_);
   }
   void TearDown() override {
-    evictor_.reset();
-    for (Process& process : processes_) Stop(process);
+    StopAll();
+    plain_.reset();
+    machine_.Forget();
     ObjectCacheTest::TearDown();
   }
 
-  static void Stop(Process& process) {
-    process.pins.clear();
-    process.file.reset();
-    process.cache.reset();
-  }
-  void Start(Process& process) {
-    Stop(process);
+  std::array<Process*, 2> Writers() { return {&one_, &two_}; }
+  std::array<Modelled*, 2> Objects() { return {&big_, &small_}; }
+
+  void StartCache(Process& process) {
+    process.Stop();
     auto cache = ObjectCache::Open(folder(), {}, process.disk);
     ASSERT_OK(cache);
     process.cache = std::move(cache).value();
-    Reopen(process);
   }
-  void Reopen(Process& process) {
-    process.pins.clear();
-    process.file.reset();
-    auto file = process.cache->OpenObject(kEndpoint, Sha256Id(), kSize);
+  void Start(Process& process) {
+    StartCache(process);
+    for (const Modelled* object : Objects()) Reopen(process, *object);
+  }
+  void Reopen(Process& process, const Modelled& object) {
+    process.Forget(object);
+    auto file = process.cache->OpenObject(kEndpoint, object.id, object.size);
     ASSERT_OK(file);
-    process.file = std::move(file).value();
+    process.files[&object] = std::move(file).value();
+  }
+  void StopAll() {
+    passed_.clear();
+    for (Process* process : {&one_, &two_, &mirror_}) process->Stop();
+  }
+  void StartAll() {
+    StartCache(mirror_);
+    for (Process* process : Writers()) Start(*process);
   }
 
   uint64_t Random(uint64_t below) { return random_() % below; }
-  uint64_t RandomGranule() {
-    auto it = truth_.begin();
-    std::advance(it, static_cast<ptrdiff_t>(Random(truth_.size())));
+  bool OneIn(uint64_t count) { return Random(count) == 0; }
+  Process& AnyWriter() { return *Writers()[Random(2)]; }
+  Modelled& AnyObject() { return OneIn(3) ? small_ : big_; }
+  uint64_t AnyGranule(const Modelled& object) {
+    auto it = object.truth.begin();
+    std::advance(it, static_cast<ptrdiff_t>(Random(object.truth.size())));
     return it->first;
   }
 
-  void DoRead(Process& process) {
-    const uint64_t first = RandomGranule();
-    uint64_t last = first;
-    while (truth_.contains(last + 1) && Random(2) == 0) ++last;
-    const uint64_t start = first * kG + Random(truth_[first].size());
-    const uint64_t end = last * kG + Random(truth_[last].size()) + 1;
-    if (start >= end) return;
-    const auto pin = process.file->Pin(start, end - start);
-    ASSERT_OK(pin);
-    std::vector<std::byte> out(end - start);
-    const bool at_once = process.file->TryRead(start, out);
-    const auto result = at_once ? Result<>() : process.file->Read(start, out);
-    bool surely_there = true;
-    bool surely_not = false;
-    for (uint64_t g = first; g <= last; ++g) {
-      surely_there = surely_there && known_[g] == Known::kPresent;
-      surely_not = surely_not || known_[g] == Known::kAbsent;
-    }
-    if (!result.has_value()) {
-      ASSERT_THAT(result, HasCode(Code::kStale));
-      ASSERT_FALSE(surely_there) << "bytes were lost";
-      return;
-    }
-    ASSERT_FALSE(surely_not) << "read what was never there";
-    for (uint64_t at = start; at < end;) {
-      const uint64_t g = at / kG;
-      const uint64_t stop = std::min((g + 1) * kG, end);
-      ASSERT_EQ(std::memcmp(out.data() + (at - start),
-                            truth_[g].data() + (at - g * kG), stop - at),
-                0)
-          << "WRONG BYTES in granule " << g;
-      at = stop;
-    }
-    bytes_compared_ += end - start;
+  std::string PathOf(const Modelled& object) const {
+    const std::string verified = VerifiedPath(object.id);
+    return std::filesystem::exists(folder() + "/" + verified)
+               ? verified
+               : ObjectPath(kEndpoint, object.id).value();
+  }
+  std::string FolderOf(const Modelled& object) const {
+    return folder() + "/" + PathOf(object);
+  }
+  std::string FileOf(const Modelled& object, const char* name) const {
+    return FolderOf(object) + "/" + name;
   }
 
-  void DoPut(Process& process) {
-    const uint64_t g = RandomGranule();
+  Known OnDisk(const Modelled& object, uint64_t granule) const {
+    return FoundOnDisk(object, FolderOf(object), granule);
+  }
+  void LookAtDisk(Modelled& object) {
+    for (auto& [granule, known] : object.known) {
+      known = OnDisk(object, granule);
+    }
+    object.verified = Known::kMaybe;
+  }
+
+  // Reads through the file, and judges what comes back. False: nothing came.
+  bool ReadAndCompare(const Modelled& object, CacheFile& file, uint64_t start,
+                      uint64_t end) {
+    const auto pin = file.Pin(start, end - start);
+    EXPECT_OK(pin);
+    Bytes out(end - start);
+    if (!file.TryRead(start, out)) {
+      const auto result = file.Read(start, out);
+      if (!result.has_value()) {
+        bool absent = !file.IsWhole();  // and known to be, by now
+        for (uint64_t g = start / kG; g * kG < end; ++g) {
+          absent = absent || !file.Has(g);
+        }
+        EXPECT_TRUE(result.error().code() == Code::kIo || absent);
+        return false;
+      }
+    }
+    EXPECT_TRUE(object.Matches(start, out)) << "WRONG BYTES from " << start;
+    bytes_compared_ += end - start;
+    return true;
+  }
+
+  void DoRead() {
+    const Modelled& object = AnyObject();
+    Process& process = AnyWriter();
+    const uint64_t first = AnyGranule(object);
+    uint64_t last = first;
+    while (object.truth.contains(last + 1) && OneIn(2)) ++last;
+    const uint64_t start = first * kG + Random(object.truth.at(first).size());
+    const uint64_t end = last * kG + Random(object.truth.at(last).size()) + 1;
+    if (start >= end) return;
+    CacheFile& file = *process.files.at(&object);
+    if (ReadAndCompare(object, file, start, end)) {
+      ASSERT_FALSE(object.Any(Known::kAbsent, first, last))
+          << "read what was never there";
+    } else {
+      ASSERT_FALSE(object.All(Known::kPresent, first, last))
+          << "bytes were lost";
+    }
+  }
+
+  // The disk fails every read, or has nothing in memory.
+  void DoReadFromABadDisk() {
+    const Modelled& object = AnyObject();
+    Process& process = AnyWriter();
+    const uint64_t g = AnyGranule(object);
+    CacheFile& file = *process.files.at(&object);
+    Bytes out(object.truth.at(g).size());
+    const auto pin = file.Pin(g * kG, out.size());
+    ASSERT_OK(pin);
+    process.disk.cold = true;
+    ASSERT_FALSE(file.TryRead(g * kG, out)) << "waited for the disk";
+    process.disk.cold = false;
+    process.disk.read_error = EIO;
+    ASSERT_FALSE(file.TryRead(g * kG, out));
+    const auto result = file.Read(g * kG, out);
+    ASSERT_FALSE(result.has_value());
+    ASSERT_TRUE(result.error().code() == Code::kIo ||
+                object.known.at(g) != Known::kPresent);
+    process.disk.read_error = 0;
+  }
+
+  void DoPut() {
+    Modelled& object = AnyObject();
+    Process& process = AnyWriter();
+    const uint64_t g = AnyGranule(object);
     const uint64_t fault = Random(12);
     FaultyDisk& disk = process.disk;
     if (fault == 0) disk.write_error = ENOSPC;
     if (fault == 1) disk.write_error = EIO;
     if (fault == 2) disk.tear_next_write = true;
     if (fault == 3) disk.short_writes = 1 + Random(kG);
-    const auto result = process.file->Put(g, truth_[g]);
+    const auto result = process.files.at(&object)->Put(g, object.truth.at(g));
     disk.write_error = 0;
     disk.short_writes = 0;
     const bool torn = fault == 2 && !disk.tear_next_write.exchange(false);
     if (!result.has_value()) {
       ASSERT_LT(fault, 2u) << result.error().ToString();
-      ASSERT_NE(known_[g], Known::kPresent) << "written though it was there";
+      ASSERT_NE(object.known.at(g), Known::kPresent)
+          << "written though it was there";
+      object.known[g] = Known::kAbsent;
       return;
     }
-    known_[g] = torn ? Known::kMaybe : Known::kPresent;
+    object.known[g] = torn ? OnDisk(object, g) : Known::kPresent;
   }
 
-  void DoPin(Process& process) {
-    if (process.pins.size() > 2 || (Random(2) == 0 && !process.pins.empty())) {
-      process.pins.erase(process.pins.begin() +
-                         static_cast<ptrdiff_t>(Random(process.pins.size())));
+  // As a reader does: what is absent is fetched and kept, and then there.
+  void DoFetch() {
+    Modelled& object = AnyObject();
+    Process& process = AnyWriter();
+    const uint64_t g = AnyGranule(object);
+    const uint64_t end = g * kG + object.truth.at(g).size();
+    CacheFile& file = *process.files.at(&object);
+    if (ReadAndCompare(object, file, g * kG, end)) {
+      ASSERT_NE(object.known.at(g), Known::kAbsent);
+    } else {
+      ASSERT_NE(object.known.at(g), Known::kPresent);
+      ASSERT_OK(file.Put(g, object.truth.at(g)));
+      ASSERT_TRUE(ReadAndCompare(object, file, g * kG, end));
+    }
+    object.known[g] = Known::kPresent;
+  }
+
+  void DoPin() {
+    Process& process = AnyWriter();
+    auto& pins = process.pins;
+    if (pins.size() > 2 || (OneIn(2) && !pins.empty())) {
+      pins.erase(pins.begin() + static_cast<ptrdiff_t>(Random(pins.size())));
       return;
     }
-    const uint64_t g = RandomGranule();
-    auto pin = process.file->Pin(g * kG, 1);
+    const Modelled& object = AnyObject();
+    const uint64_t g = AnyGranule(object);
+    auto pin = process.files.at(&object)->Pin(g * kG, 1);
     ASSERT_OK(pin);
-    process.pins.emplace_back(SlabOf(g), std::move(*pin));
+    pins.emplace_back(&object, g / kGranulesPerSlab, std::move(*pin));
+  }
+  bool IsPinned(const Modelled& object, uint64_t slab) {
+    bool pinned = &object == &small_ && !passed_.empty();
+    for (const Process* process : Writers()) {
+      for (const auto& [pinned_object, pinned_slab, pin] : process->pins) {
+        pinned = pinned || (pinned_object == &object && pinned_slab == slab);
+      }
+    }
+    return pinned;
   }
 
+  // As another process does.
+  Result<uint64_t> Evict(const Modelled& object, uint64_t slab,
+                         uint64_t wanted) {
+    ASSIGN_OR_RETURN(auto evictor,
+                     SlabEvictor::Open(*plain_, evictor_disk_, PathOf(object)));
+    auto result = evictor->Evict(slab, wanted);
+    evictor->Demote();
+    return result;
+  }
   void DoEvict() {
-    const uint64_t slab = Random(kSlabs);
-    bool pinned = false;
-    for (const Process& process : processes_) {
-      for (const auto& pin : process.pins) pinned = pinned || pin.first == slab;
+    Modelled& object = AnyObject();
+    const uint64_t slab = Random((object.size + kSlabSize - 1) / kSlabSize);
+    const bool pinned = IsPinned(object, slab);
+    const uint64_t fault = Random(10);
+    if (fault == 0) evictor_disk_.sync_error = EIO;
+    if (fault == 1) evictor_disk_.punch_error = EIO;
+    const bool partly = fault == 2;
+    const auto freed = Evict(object, slab, partly ? kG : UINT64_MAX);
+    evictor_disk_.sync_error = 0;
+    evictor_disk_.punch_error = 0;
+    if (pinned) {
+      ASSERT_THAT(freed, HasCode(Code::kStale));
+      return ComparePassed();
     }
-    ASSERT_EQ(evictor_->Evict(slab), !pinned);
-    if (pinned) return;
-    ++evicted_;
-    for (auto& [g, known] : known_) {
-      if (SlabOf(g) == slab) known = Known::kAbsent;
+    ASSERT_TRUE(freed.has_value() || fault < 2) << freed.error().ToString();
+    for (auto& [g, known] : object.known) {
+      if (g / kGranulesPerSlab != slab) continue;
+      known = partly ? OnDisk(object, g) : Known::kAbsent;
+    }
+    if (!freed.has_value() || *freed > 0) object.verified = Known::kAbsent;
+    // What is punched must not come back: not even if `meta` is lost now.
+    if (OneIn(8)) {
+      machine_.Lose(FileOf(object, "meta"), Lottery());
+      LookAtDisk(object);
+      if (!HasHeader(object, FolderOf(object))) MadeAnew(object);
     }
   }
 
-  // Bit rot is found by whoever hashes after it, so all do.
+  // Hashes the whole file as the verifier does, and tells the cache.
+  void DoPromote() {
+    CacheFile& file = *AnyWriter().files.at(&small_);
+    const std::vector<uint32_t> generations = {file.Generation(0)};
+    const auto bytes = Read(file, 0, small_.size);
+    if (!bytes.has_value()) {
+      ASSERT_FALSE(small_.All(Known::kPresent)) << "bytes were lost";
+      return;
+    }
+    ASSERT_EQ(*bytes, whole_);
+    small_.KnowAll(Known::kPresent);
+    if (OneIn(4) && !IsPinned(small_, 0)) {
+      // What was hashed is not what is there.
+      ASSERT_OK(Evict(small_, 0, UINT64_MAX));
+      PutAllOf(small_, file);
+      ASSERT_THAT(file.Promote(generations), HasCode(Code::kStale));
+      small_.verified = Known::kAbsent;
+      return;
+    }
+    ASSERT_OK(file.Promote(generations));
+    ASSERT_TRUE(file.verified());
+    small_.verified = Known::kPresent;
+  }
+  static void PutAllOf(const Modelled& object, CacheFile& file) {
+    for (const auto& [g, bytes] : object.truth) ASSERT_OK(file.Put(g, bytes));
+  }
+
+  // Another namespace: sees what is verified, and nothing else.
+  void DoReadAsAnother() {
+    auto& file = mirror_.files[&small_];
+    // What was verified when it was opened may be so no more.
+    const bool again = file != nullptr && mirror_trusts_ && OneIn(2);
+    if (!again) {
+      file.reset();
+      auto opened = mirror_.cache->OpenObject(kMirror, small_.id, small_.size);
+      ASSERT_OK(opened);
+      file = std::move(opened).value();
+      mirror_trusts_ = file->verified();
+    }
+    const uint64_t g = AnyGranule(small_);
+    const uint64_t end = g * kG + small_.truth.at(g).size();
+    if (ReadAndCompare(small_, *file, g * kG, end)) {
+      ASSERT_NE(small_.verified, Known::kAbsent) << "sees what is not verified";
+      ASSERT_NE(small_.known.at(g), Known::kAbsent);
+    } else {
+      ASSERT_FALSE(!again && small_.verified == Known::kPresent &&
+                   small_.known.at(g) == Known::kPresent);
+    }
+  }
+
+  void DoShare() {
+    Modelled& object = AnyObject();
+    Process& process = AnyWriter();
+    const bool sync_fails = OneIn(5);
+    const bool fails = sync_fails || !process.disk.KnowsOfLosses();
+    if (sync_fails) process.disk.sync_error = EIO;
+    auto shared = process.files.at(&object)->Share();
+    process.disk.sync_error = 0;
+    if (!shared.has_value()) {
+      ASSERT_TRUE(fails || &object == &big_ || !object.All(Known::kPresent))
+          << shared.error().ToString();
+      return;
+    }
+    ASSERT_FALSE(&object == &big_ || object.Any(Known::kAbsent));
+    object.KnowAll(Known::kPresent);
+    if (passed_.size() > 1) passed_.erase(passed_.begin());
+    passed_.push_back(
+        std::make_unique<Passed>(std::move(*shared), object.size, OneIn(2)));
+    ComparePassed();
+  }
+  void ComparePassed() {
+    for (const auto& passed : passed_) {
+      ASSERT_EQ(passed->Read(), whole_) << "WRONG BYTES in a passed descriptor";
+      bytes_compared_ += small_.size;
+    }
+  }
+  void DoEndClients() { passed_.clear(); }
+
+  // An origin that lies: its bytes are not those of the id.
+  void DoPoison() {
+    const Modelled liar(kG + 99, 2);
+    std::array<std::shared_ptr<CacheFile>, 2> files;
+    for (size_t i = 0; i < 2; ++i) {
+      auto file =
+          Writers()[i]->cache->OpenObject(kEndpoint, liar.id, liar.size);
+      ASSERT_OK(file);
+      ASSERT_EQ((*file)->CachedFraction(), 0);
+      files[i] = std::move(*file);
+    }
+    PutAllOf(liar, *files[0]);
+    ASSERT_TRUE(ReadAndCompare(liar, *files[1], 0, liar.size));
+    if (OneIn(2)) {
+      files[1]->Poison();
+    } else {
+      ASSERT_THAT(files[1]->Share(), HasCode(Code::kCorrupt));
+    }
+    for (const auto& file : files) {
+      ASSERT_FALSE(file->IsWhole());
+      ASSERT_FALSE(ReadAndCompare(liar, *file, 0, liar.size));
+    }
+  }
+
+  // A disk too full for a new object's `meta`.
+  void DoOpenOnAFullDisk() {
+    Process& process = AnyWriter();
+    const ContentId id = Sha256Id("789abcde"[Random(8)]);
+    std::filesystem::remove_all(ObjectFolder(id));
+    process.disk.allocate_error = ENOSPC;
+    ASSERT_THAT(process.cache->OpenObject(kEndpoint, id, kG),
+                HasCode(Code::kNoSpace));
+    process.disk.allocate_error = 0;
+    ASSERT_OK(process.cache->OpenObject(kEndpoint, id, kG));
+  }
+
+  // Bit rot is found by whoever hashes after it, and after the last seal.
   void DoRot() {
-    const uint64_t g = RandomGranule();
-    if (known_[g] == Known::kAbsent) return;
-    for (Process& process : processes_) Stop(process);
-    FlipBit(DataPath(), g * kG + Random(truth_[g].size()));
-    known_[g] = Known::kMaybe;
-    for (Process& process : processes_) Start(process);
+    Modelled& object = AnyObject();
+    const uint64_t g = AnyGranule(object);
+    if (object.known.at(g) == Known::kAbsent) return;
+    StopAll();
+    FlipBit(FileOf(object, "data"), g * kG + Random(object.truth.at(g).size()));
+    LookAtDisk(object);
+    NextBoot();
+    StartAll();
   }
 
-  // A write-back that failed: all who have the file open are told.
-  void DoLoseWrites() {
-    const uint64_t g = RandomGranule();
-    if (known_[g] == Known::kAbsent) return;
-    FlipBit(DataPath(), g * kG + Random(truth_[g].size()));
-    known_[g] = Known::kMaybe;
-    for (Process& process : processes_) process.disk.lost_writes = EIO;
+  VolatileDisk::Chooses Lottery() {
+    const uint64_t all = Random(4);  // 0: all pages, 1: none, else some
+    return [this, all](uint64_t) { return all == 0 || (all > 1 && OneIn(2)); };
+  }
+
+  // A write-back that fails: the kernel drops pages, and tells all who have
+  // `data` open.
+  void DoLosePages() {
+    Modelled& object = AnyObject();
+    if (OneIn(3)) {
+      machine_.Lose(FileOf(object, "meta"), Lottery());
+      // A header that was never on the disk: found by who opens it.
+      if (!HasHeader(object, FolderOf(object))) return MadeAnew(object);
+    } else {
+      struct stat status {};
+      ASSERT_EQ(::stat(FileOf(object, "data").c_str(), &status), 0);
+      machine_.Lose(FileOf(object, "data"), Lottery());
+      for (Process* process : {&one_, &two_, &mirror_}) {
+        process->disk.LoseWritesOf(status.st_ino);
+      }
+    }
+    LookAtDisk(object);
+    ComparePassed();
+  }
+
+  void DoWriteBack() {
+    const Modelled& object = AnyObject();
+    machine_.WriteBack(FileOf(object, OneIn(3) ? "data" : "meta"), Lottery());
+  }
+
+  void NextBoot() {
+    ++boot_;
+    for (const Modelled* object : Objects()) {
+      const UniqueFd meta(::open(FileOf(*object, "meta").c_str(), O_WRONLY));
+      if (!meta.valid()) continue;
+      // To the cache, this boot has another id now than the one that is stored.
+      std::array<uint64_t, 2> id{boot_, ~boot_};
+      static_cast<void>(::pwrite(meta.get(), id.data(), sizeof(id), 136));
+    }
+  }
+  void DoPowerCut() {
+    StopAll();
+    machine_.LoseAll(Lottery());
+    for (Modelled* object : Objects()) LookAtDisk(*object);
+    NextBoot();
+    StartAll();
+  }
+
+  // A process dies in the middle of an operation, or the power is cut there.
+  void DoCrash() {
+    Process& process = AnyWriter();
+    Modelled& object = AnyObject();
+    const uint64_t g = AnyGranule(object);
+    CacheFile& file = *process.files.at(&object);
+    const uint64_t what =
+        IsPinned(object, g / kGranulesPerSlab) ? 1 + Random(4) : Random(5);
+    FaultyDisk& disk = what == 0 ? evictor_disk_ : process.disk;
+    disk.crash_after = static_cast<int64_t>(what < 3 ? Random(4) : 0);
+    try {
+      if (what == 0) {
+        static_cast<void>(Evict(object, g / kGranulesPerSlab, UINT64_MAX));
+      } else if (what == 1) {
+        static_cast<void>(file.Share());
+      } else if (what == 2) {
+        const ContentId id = Sha256Id('f');
+        std::filesystem::remove_all(ObjectFolder(id));
+        static_cast<void>(process.cache->OpenObject(kEndpoint, id, kG));
+      } else {
+        static_cast<void>(file.Put(g, object.truth.at(g)));
+      }
+    } catch (const DiskCrash&) {
+      ++crashes_;
+    }
+    disk.crash_after = -1;
+    // All that was published before stays so, but what was being evicted.
+    if (what == 0) {
+      for (auto& [granule, known] : object.known) {
+        if (granule / kGranulesPerSlab == g / kGranulesPerSlab) {
+          known = OnDisk(object, granule);
+        }
+      }
+      if (object.verified == Known::kPresent) object.verified = Known::kMaybe;
+    } else if (what > 2 && object.known.at(g) != Known::kPresent) {
+      object.known[g] = OnDisk(object, g);
+    }
+    if (OneIn(3)) return DoPowerCut();
+    Start(process);
   }
 
   // The object is damaged or removed behind everybody's back.
   void DoRuin() {
-    const uint64_t kind = Random(4);
-    if (kind == 0) std::filesystem::resize_file(MetaPath(), Random(9000));
-    if (kind == 1) std::filesystem::resize_file(DataPath(), Random(kSize));
-    if (kind == 2) FlipBit(MetaPath(), Random(128));
-    if (kind == 3) std::filesystem::remove_all(ObjectFolder());
+    Modelled& object = AnyObject();
+    const std::string meta = FileOf(object, "meta");
+    const std::string data = FileOf(object, "data");
+    if (&object == &small_) DoEndClients();
+    const uint64_t kind = Random(5);
+    if (kind == 0) std::filesystem::resize_file(meta, Random(9000));
+    if (kind == 1) std::filesystem::resize_file(data, Random(object.size));
+    if (kind == 2) FlipBit(meta, Random(128));
+    if (kind == 3) std::filesystem::remove_all(FolderOf(object));
+    if (kind == 4) std::filesystem::remove(OneIn(2) ? meta : data);
     // A header that is damaged is found by those who open it again.
-    if (kind >= 2) {
-      for (Process& process : processes_) process.file.reset();
-    }
-    for (auto& [g, known] : known_) known = Known::kMaybe;
-    for (int i = 0; i < 20 && kind < 2; ++i) DoRead(processes_[Random(2)]);
-    for (Process& process : processes_) Reopen(process);
-    for (auto& [g, known] : known_) known = Known::kAbsent;
-    evictor_ = std::make_unique<TestEvictor>(
-        folder(), ObjectPath(kEndpoint, Sha256Id()).value());
-    ASSERT_TRUE(evictor_->valid());
+    if (kind == 2) return MadeAnew(object);
+    object.KnowAll(Known::kMaybe);
+    object.verified = Known::kMaybe;
+    for (int i = 0; i < 20; ++i) DoRead();
+    MadeAnew(object);
+  }
+  // All open it again, and find it damaged.
+  void MadeAnew(Modelled& object) {
+    if (&object == &small_) passed_.clear();
+    mirror_.files.clear();
+    for (Process* process : Writers()) process->Forget(object);
+    for (Process* process : Writers()) Reopen(*process, object);
+    object.KnowAll(Known::kAbsent);
+    object.verified = Known::kAbsent;
   }
 
-  void DoOne() {
-    Process& process = processes_[Random(2)];
-    const uint64_t what = Random(1000);
-    if (what < 550) return DoRead(process);
-    if (what < 880) return DoPut(process);
-    if (what < 940) return DoPin(process);
-    if (what < 990) return DoEvict();
-    if (what < 993) return DoLoseWrites();
-    if (what < 995) return Start(process);
-    if (what < 998) return Reopen(process);
-    if (what < 999) return DoRot();
-    if (Random(4) == 0) DoRuin();
+  struct Operation {
+    const char* name;
+    double weight;
+    void (ModelTest::*run)();
+    uint64_t runs = 0;
+  };
+  std::vector<Operation> operations_ = {
+      {"read", 48'000, &ModelTest::DoRead},
+      {"fetch", 14'000, &ModelTest::DoFetch},
+      {"put", 18'000, &ModelTest::DoPut},
+      {"pin", 6'000, &ModelTest::DoPin},
+      {"evict", 5'000, &ModelTest::DoEvict},
+      {"bad-disk", 1'000, &ModelTest::DoReadFromABadDisk},
+      {"promote", 2'000, &ModelTest::DoPromote},
+      {"read-as-another", 2'000, &ModelTest::DoReadAsAnother},
+      {"share", 1'500, &ModelTest::DoShare},
+      {"end-clients", 700, &ModelTest::DoEndClients},
+      {"poison", 200, &ModelTest::DoPoison},
+      {"disk-full", 200, &ModelTest::DoOpenOnAFullDisk},
+      {"write-back", 1'500, &ModelTest::DoWriteBack},
+      {"lose-pages", 600, &ModelTest::DoLosePages},
+      {"crash", 300, &ModelTest::DoCrash},
+      {"power-cut", 100, &ModelTest::DoPowerCut},
+      {"restart", 100, &ModelTest::DoRestart},
+      {"reboot", 60, &ModelTest::DoReboot},
+      {"rot", 120, &ModelTest::DoRot},
+      {"ruin", 60, &ModelTest::DoRuin},
+  };
+  void DoRestart() { Start(AnyWriter()); }
+  void DoReboot() {
+    StopAll();
+    NextBoot();
+    StartAll();
+  }
+  Operation& AnyOperation() {
+    std::vector<double> weights;
+    for (const Operation& each : operations_) weights.push_back(each.weight);
+    return operations_[std::discrete_distribution<size_t>(
+        weights.begin(), weights.end())(random_)];
   }
 
-  std::mt19937_64 random_{kSeed};
-  std::array<Process, 2> processes_;
-  std::unique_ptr<TestEvictor> evictor_;
-  std::map<uint64_t, std::vector<std::byte>> truth_;
-  std::map<uint64_t, Known> known_;
+  const uint64_t seed_ = FromEnvironment("WEIGHTFS_MODEL_SEED", kSeed);
+  std::mt19937_64 random_{seed_};
+  VolatileDisk machine_;
+  Process one_{machine_};
+  Process two_{machine_};
+  Process mirror_{machine_};
+  bool mirror_trusts_ = false;
+  FaultyDisk evictor_disk_{machine_};
+  std::unique_ptr<CacheFolder> plain_;
+  Modelled big_;    // three slabs, of which little is used
+  Modelled small_;  // used as a whole: verified, sealed, passed on
+  Bytes whole_;     // of the small one
+  std::vector<std::unique_ptr<Passed>> passed_;
+  uint64_t boot_ = 0;
   uint64_t bytes_compared_ = 0;
-  uint64_t evicted_ = 0;
+  uint64_t crashes_ = 0;
 };
 
 TEST_F(ModelTest, RandomOperationsAgreeWithTheModel) {
-  for (int i = 0; i < 100'000; ++i) {
-    DoOne();
-    if (HasFatalFailure()) FAIL() << "at operation " << i;
-  }
-  std::printf("%lu bytes compared, %lu slabs evicted\n", bytes_compared_,
-              evicted_);
-}
-
-// Threads that read, write, pin and evict one object at once. Run it under the
-// thread sanitizer.
-TEST_F(ObjectCacheTest, ThreadsShareOneObject) {
-  std::printf("seed %lu\n", kSeed);
-  constexpr uint64_t kThreads = 6;
-  OpenFile(kSize);
-  std::atomic<uint64_t> compared = 0;
-  std::atomic<bool> stop = false;
-  {
-    std::vector<std::jthread> threads;
-    for (uint64_t t = 0; t < kThreads; ++t) {
-      threads.emplace_back([&, t] {
-        std::mt19937_64 random(kSeed + t);
-        for (int n = 0; n < 1500; ++n) {
-          const uint64_t g = 505 + random() % 12;
-          const uint64_t offset = g * kG + random() % kG;
-          std::vector<std::byte> out(1 + random() % (2 * kG));
-          const auto pin = file_->Pin(offset, out.size());
-          if (!pin.has_value()) continue;
-          if (file_->TryRead(offset, out) ||
-              file_->Read(offset, out).has_value()) {
-            ASSERT_EQ(out, Pattern(offset, out.size()));
-            ++compared;
-          } else {
-            static_cast<void>(PutPattern(*file_, g));
-          }
-          if (n % 100 == 0) static_cast<void>(file_->CachedFraction());
-        }
-      });
+  const uint64_t count =
+      FromEnvironment("WEIGHTFS_MODEL_OPERATIONS", kModelOperations);
+  for (uint64_t i = 0; i < count; ++i) {
+    Operation& operation = AnyOperation();
+    ++operation.runs;
+    (this->*operation.run)();
+    if (HasFailure()) {
+      FAIL() << "at operation " << i << ", " << operation.name << ", seed "
+             << seed_;
     }
-    std::jthread evictor([&] {
-      TestEvictor evict(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
-      for (uint64_t slab = 0; !stop; slab = (slab + 1) % kSlabs) {
-        evict.Evict(slab);
-        std::this_thread::yield();
-      }
-    });
-    for (std::jthread& thread : threads) thread.join();
-    stop = true;
   }
-  EXPECT_GT(compared, 0u);
-  std::printf("%lu reads compared\n", compared.load());
-}
-
-TEST_F(ObjectCacheTest, ThreadsOpenObjectsAtOnce) {
-  std::vector<std::jthread> threads;
-  std::array<std::shared_ptr<CacheFile>, 8> files;
-  for (size_t t = 0; t < files.size(); ++t) {
-    threads.emplace_back([&, t] {
-      for (int n = 0; n < 20; ++n) {
-        const char digit = "0123456789abcdef"[n % 16];
-        auto file = cache_->OpenObject(kEndpoint, Sha256Id(digit), 3 * kG);
-        ASSERT_OK(file);
-        static_cast<void>(PutPattern(**file, t % 3));
-      }
-      auto file = cache_->OpenObject(kEndpoint, Sha256Id('f'), 3 * kG);
-      ASSERT_OK(file);
-      files[t] = std::move(file).value();
-    });
+  std::string kinds;
+  for (const Operation& operation : operations_) {
+    EXPECT_TRUE(operation.runs > 0 || count < kModelOperations)
+        << operation.name;
+    kinds += fmt::format(" {}={}", operation.name, operation.runs);
   }
-  for (std::jthread& thread : threads) thread.join();
-  for (const auto& file : files) EXPECT_EQ(file, files[0]);
-  EXPECT_EQ(files[0]->CachedFraction(), 1);
-  EXPECT_EQ(CountBad(), 0);
+  std::printf("operations=%lu seed=%lu crashes=%lu bytes_compared=%lu%s\n",
+              count, seed_, crashes_, bytes_compared_, kinds.c_str());
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "tests/support/faulty_disk.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -25,6 +27,10 @@ ssize_t FaultyDisk::ReadNowait(int fd, std::span<std::byte> out,
 ssize_t FaultyDisk::Write(int fd, std::span<const std::byte> bytes,
                           uint64_t offset) {
   ++writes_;
+  if (CrashesNow()) {
+    static_cast<void>(disk_.Write(fd, bytes.first(bytes.size() / 2), offset));
+    throw DiskCrash();
+  }
   if (before_write) before_write();
   if (write_error != 0) return -write_error;
   ssize_t written = 0;
@@ -42,16 +48,19 @@ ssize_t FaultyDisk::Write(int fd, std::span<const std::byte> bytes,
 }
 
 int FaultyDisk::Sync(int fd) {
+  if (CrashesNow()) throw DiskCrash();
   return sync_error != 0 ? -sync_error : disk_.Sync(fd);
 }
 
 int FaultyDisk::Allocate(int fd, uint64_t offset, uint64_t length) {
+  if (CrashesNow()) throw DiskCrash();
   if (before_allocate) before_allocate();
   return allocate_error != 0 ? -allocate_error
                              : disk_.Allocate(fd, offset, length);
 }
 
 int FaultyDisk::Punch(int fd, uint64_t offset, uint64_t length) {
+  if (CrashesNow()) throw DiskCrash();
   if (before_punch) before_punch();
   const int result =
       punch_error != 0 ? -punch_error : disk_.Punch(fd, offset, length);
@@ -60,13 +69,36 @@ int FaultyDisk::Punch(int fd, uint64_t offset, uint64_t length) {
 }
 
 int FaultyDisk::SyncMapping(std::span<std::byte> bytes) {
+  if (CrashesNow()) throw DiskCrash();
   if (sync_error != 0) return -sync_error;
   return skip_mapping_sync ? 0 : disk_.SyncMapping(bytes);
 }
 
 int FaultyDisk::WritebackError(int fd) {
+  {
+    MutexLock lock(mutex_);
+    struct stat status {};
+    if (!lost_inodes_.empty() && ::fstat(fd, &status) == 0 &&
+        lost_inodes_.erase(status.st_ino) > 0) {
+      return -EIO;
+    }
+  }
   const int lost = lost_writes.exchange(0);
   return lost != 0 ? -lost : disk_.WritebackError(fd);
+}
+
+void FaultyDisk::LoseWritesOf(uint64_t inode) {
+  MutexLock lock(mutex_);
+  lost_inodes_.insert(inode);
+}
+
+bool FaultyDisk::KnowsOfLosses() {
+  MutexLock lock(mutex_);
+  return lost_inodes_.empty();
+}
+
+bool FaultyDisk::CrashesNow() {
+  return crash_after >= 0 && crash_after.fetch_sub(1) == 0;
 }
 
 }  // namespace weightfs

@@ -9,10 +9,14 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <set>
 
 #include "cache/cache_disk.h"
+#include "formats/base/mutex.h"
 
 namespace weightfs {
+
+struct DiskCrash {};
 
 class FaultyDisk final : public CacheDisk {
  public:
@@ -28,6 +32,12 @@ class FaultyDisk final : public CacheDisk {
   std::atomic<bool> skip_mapping_sync = false;
   // The next WritebackError answers this once, as kernels do.
   std::atomic<int> lost_writes = 0;
+  // The next WritebackError of that file says EIO, once.
+  void LoseWritesOf(uint64_t inode) EXCLUDES(mutex_);
+  bool KnowsOfLosses() EXCLUDES(mutex_);  // all were told
+  // So many calls that change the disk succeed; the next throws DiskCrash, as
+  // if the process died there, a write in its middle. Below 0: none.
+  std::atomic<int64_t> crash_after = -1;
   // Writes are cut to this many bytes and say so; 0: not.
   std::atomic<uint64_t> short_writes = 0;
   // Only half of the next write reaches the file, and it says that all did.
@@ -57,10 +67,15 @@ class FaultyDisk final : public CacheDisk {
   int Allocate(int fd, uint64_t offset, uint64_t length) override;
   int Punch(int fd, uint64_t offset, uint64_t length) override;
   int SyncMapping(std::span<std::byte> bytes) override;
-  int WritebackError(int fd) override;
+  int WritebackError(int fd) override EXCLUDES(mutex_);
 
  private:
+  // Whether this call is the one to crash in.
+  bool CrashesNow();
+
   CacheDisk& disk_;
+  Mutex mutex_;
+  std::set<uint64_t> lost_inodes_ GUARDED_BY(mutex_);
   std::atomic<uint64_t> reads_ = 0;
   std::atomic<uint64_t> writes_ = 0;
 };
