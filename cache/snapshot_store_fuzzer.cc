@@ -1,8 +1,9 @@
-// Fuzzes the files of snapshot_store.h. The first byte: 'r' a ref, else a
+// Fuzzes the files of snapshot_store.h and the names that cache_paths.h makes.
+// The first byte: 'n' a repository's or a revision's name, 'r' a ref, else a
 // listing; in lower case the rest is a body that is given its right hash, in
 // upper case the file as a whole. Whatever the bytes: no crash; what is loaded
 // obeys the header's rules, and is the same after it was saved and loaded
-// again.
+// again; a name is one safe component, and tells what it stands for.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -64,6 +65,40 @@ std::filesystem::path FileBelow(const std::filesystem::path& folder) {
   std::abort();
 }
 
+// What FileNameFor escaped.
+std::string Unescaped(std::string_view name) {
+  std::string text;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (name[i] != '%') {
+      text += name[i];
+      continue;
+    }
+    Require(i + 2 < name.size());
+    text += static_cast<char>(
+        std::stoi(std::string(name.substr(i + 1, 2)), nullptr, 16));
+    i += 2;
+  }
+  return text;
+}
+
+void CheckName(const std::string& text) {
+  const std::string name = FileNameFor(text);
+  Require(!name.empty() && name.size() <= 200 && !name.starts_with('.'));
+  Require(IsSafePath(name) && name.find('/') == std::string::npos);
+  Require(std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' ||
+           c == '_' || c == '.' || c == '%' || c == '~';
+  }));
+  if (text.empty()) {
+    Require(name == "%");
+  } else if (name.find("%~") == std::string::npos) {
+    Require(Unescaped(name) == text);
+  } else {  // cut: the rest is a hash
+    Require(name.size() == 200 && name.find("%~") == 200 - 34);
+  }
+  Require(FileNameFor(text + "x") != name);
+}
+
 void CheckListing(SnapshotStore& store) {
   const auto loaded = store.LoadListing(kHub, kRepo, Commit());
   if (!loaded.has_value()) {
@@ -118,6 +153,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static World world;
   if (size == 0) return 0;
   std::string text(data + 1, data + size);
+  if (data[0] == 'n') {
+    CheckName(text);
+    return 0;
+  }
   if (std::islower(data[0]) != 0) {
     text = fmt::format(R"({{"weightfs":1,"xxh3":"{:016x}","body":{}}})"
                        "\n",
