@@ -134,15 +134,9 @@ uint64_t OpenCacheFile::Claim(uint64_t first, uint64_t count) {
     const int locked = SetOfdLock(files_.claims.get(), F_WRLCK, first, count);
     if (locked == 0) return count;
     if (locked != -EAGAIN) return count;  // no claims on this disk
-    struct flock other {};
-    other.l_type = F_WRLCK;
-    other.l_whence = SEEK_SET;
-    other.l_start = static_cast<off_t>(first);
-    other.l_len = static_cast<off_t>(count);
-    if (::fcntl(files_.claims.get(), F_OFD_GETLK, &other) != 0) return count;
-    if (other.l_type == F_UNLCK) continue;  // it went away meanwhile
-    const auto taken = static_cast<uint64_t>(other.l_start);
-    count = taken > first ? std::min(taken - first, count) : 0;
+    const GranuleRun other = ClaimedElsewhere(first, count);
+    if (!other) continue;  // it went away meanwhile
+    count = other.first > first ? std::min(other.first - first, count) : 0;
   }
   return 0;
 }
@@ -152,15 +146,20 @@ void OpenCacheFile::Unclaim(uint64_t first, uint64_t count) {
   SetOfdLock(files_.claims.get(), F_UNLCK, first, count);
 }
 
-bool OpenCacheFile::ClaimedElsewhere(uint64_t granule) const {
-  if (!files_.claims.valid()) return false;
+GranuleRun OpenCacheFile::ClaimedElsewhere(uint64_t first,
+                                           uint64_t count) const {
+  if (!files_.claims.valid() || count == 0) return {};
   struct flock other {};
   other.l_type = F_WRLCK;
   other.l_whence = SEEK_SET;
-  other.l_start = static_cast<off_t>(granule);
-  other.l_len = 1;
-  return ::fcntl(files_.claims.get(), F_OFD_GETLK, &other) == 0 &&
-         other.l_type != F_UNLCK;
+  other.l_start = static_cast<off_t>(first);
+  other.l_len = static_cast<off_t>(count);
+  if (::fcntl(files_.claims.get(), F_OFD_GETLK, &other) != 0 ||
+      other.l_type == F_UNLCK) {
+    return {};
+  }
+  return {static_cast<uint64_t>(other.l_start),
+          static_cast<uint64_t>(other.l_len)};
 }
 
 }  // namespace weightfs

@@ -34,7 +34,9 @@ FetchCore::FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
       pool_(pool),
       options_(Sane(options)),
       reserve_(Reserve(options_.connections)),
-      looks_("wfs-look", 2, options_.disk_patience),
+      looks_(std::make_shared<PatientCalls>("wfs-look", 2,
+                                            options_.disk_patience)),
+      claims_(std::make_shared<FetchClaims>(pool, looks_)),
       inline_reads_(options_.disk_patience),
       health_(options_.first_backoff, options_.max_backoff, options_.seed) {}
 
@@ -88,6 +90,7 @@ void FetchCore::Apply(Effects effects, Where where) {
       RunCompletion();
     }
   }
+  if (effects.claims) claims_->Run();
   for (const auto& attempt : effects.starts) StartAttempt(attempt);
   for (const auto& read : effects.disk_reads) {
     if (!pool_.Submit(
@@ -99,6 +102,9 @@ void FetchCore::Apply(Effects effects, Where where) {
     if (!pool_.Submit([self = shared_from_this(), write] {
           self->RunDiskWrite(write);
         })) {
+      if (write->claimed) {
+        write->file->cache->Unclaim(write->granule, 1);
+      }
       FinishDiskWrite(*write, Error(Code::kCancelled, "the pool has stopped"));
     }
   }
@@ -118,6 +124,7 @@ void FetchCore::StartAttempt(const std::shared_ptr<Attempt>& attempt) {
                                         attempt->length(), attempt);
   {
     MutexLock lock(mutex_);
+    Sharing::Asked(*this, flight);
     if (flight.attempt != attempt.get()) return;  // it is over already
     flight.fetch = id;
     if (!flight.cancelled) return;
@@ -167,6 +174,7 @@ void FetchCore::CancelEverything(Effects& effects) {
     for (auto& [ticket, item] : *queue) {
       if (item.flight) {
         item.flight->state = Flight::State::kEnded;
+        Sharing::Release(*this, *item.flight, effects);
         effects.dropped.push_back(item.flight);
       }
       effects.dropped.push_back(std::move(item.file));
@@ -175,6 +183,7 @@ void FetchCore::CancelEverything(Effects& effects) {
   }
   for (auto& [when, flight] : backoff_) {
     flight->state = Flight::State::kEnded;
+    Sharing::Release(*this, *flight, effects);
     effects.dropped.push_back(std::move(flight));
   }
   backoff_.clear();
@@ -182,6 +191,7 @@ void FetchCore::CancelEverything(Effects& effects) {
     if (flight->state == Flight::State::kRunning) {
       flight->state = Flight::State::kEnded;
       flight->cancelled = true;
+      Sharing::Release(*this, *flight, effects);
       if (flight->fetch != 0) effects.cancels.push_back(flight->fetch);
     }
   }
@@ -194,7 +204,8 @@ void FetchCore::CancelEverything(Effects& effects) {
     for (auto& [granule, entry] : file->granules) {
       for (const auto& op : entry.waiters) --op->waits;
       entry.waiters.clear();
-      if (entry.flight) effects.dropped.push_back(std::move(entry.flight));
+      effects.dropped.push_back(std::move(entry.flight));
+      effects.dropped.push_back(std::move(entry.elsewhere));
     }
     std::erase_if(file->granules, [](const auto& entry) {
       return entry.second.state != Granule::State::kWriting;
@@ -229,6 +240,7 @@ void FetchCore::AwaitQuiet() {
   unwritten.swap(write_queue_);
   for (const auto& write : unwritten) {
     write->file->granules.erase(write->granule);
+    if (write->claimed) claims_->Release(write->file, {write->granule, 1});
     unwritten_bytes_ -= write->bytes->size;
     stats_.bytes_not_kept += write->bytes->size;
   }

@@ -5,10 +5,11 @@
 // Thread-safety: safe for concurrent use.
 //
 // Locks. mutex_ is taken first or alone; under it only the leaves of the
-// TimerQueue. Every method that changes state works in two steps: under mutex_
-// it decides, and notes in an Effects what is to be done; then, without a lock,
-// Apply() does it (calls to the origin and the pool, copies into readers'
-// memory). So no lock is held across I/O, a callback or a `done`.
+// TimerQueue and FetchClaims. Every method that changes state works in two
+// steps: under mutex_ it decides, and notes in an Effects what is to be done;
+// then, without a lock, Apply() does it (calls to the origin and the pool,
+// copies into readers' memory). So no lock is held across I/O, a callback or a
+// `done`.
 //
 // Lifetime. Shared: objects, attempts and pool tasks keep it. After Stop() no
 // method touches the origin, the timers or the pool.
@@ -17,7 +18,6 @@
 #define WEIGHTFS_CACHE_FETCH_CORE_H_
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -27,6 +27,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "cache/fetch_claims.h"
 #include "cache/fetcher.h"
 #include "cache/flight.h"
 #include "cache/inline_stays.h"
@@ -51,10 +52,9 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
   void Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
                 uint64_t length) EXCLUDES(mutex_);
-  // As Object's.
+  // As Object's; 0 where the cache does not answer.
   bool TryRead(const FetchFile& file, uint64_t offset,
                std::span<std::byte> out);
-  // 0 where the cache does not answer.
   double CachedFraction(const std::shared_ptr<FetchFile>& file);
   // "the cache" or the origin's name: what the read waits for now.
   std::string WaitsFor(ReadId id) const EXCLUDES(mutex_);
@@ -66,8 +66,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   struct DiskRead;
   struct DiskWrite;
   struct Effects;
-  // Marks that a thread is inside; Stop() waits for it.
-  class Activity;
+  struct Sharing;  // what other processes fetch: fetch_sharing.cc
+  class Activity;  // a thread is inside; Stop() waits for it
   // kStopping: no new reads and fetches. kClosed: no new Activity either.
   enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
   using Queue = std::map<int64_t, QueueItem>;
@@ -87,7 +87,6 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void AwaitQuiet() EXCLUDES(mutex_);
 
   // fetch_reads.cc
-  // Nothing if the cache does not answer.
   std::optional<std::vector<bool>> Look(const FilePtr& file, uint64_t first,
                                         uint64_t last, uint64_t missing);
   void Plan(const OpPtr&, const std::vector<bool>& has, Effects&)
@@ -100,7 +99,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void Abandoned(const FlightPtr& flight, Effects&) REQUIRES(mutex_);
   void Erase(FetchFile&, uint64_t granule, Effects&) REQUIRES(mutex_);
   void Enqueue(const FilePtr& file, uint64_t granule, Granule& entry,
-               Queue& queue) REQUIRES(mutex_);
+               Queue& queue, int64_t ticket) REQUIRES(mutex_);
   void Count(const FetchFile& file, uint64_t granule, Granule& entry,
              bool counted) REQUIRES(mutex_);
   void PlanPrefetch(const FilePtr& file, uint64_t first,
@@ -113,6 +112,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   FlightPtr NextFlight(size_t lively) REQUIRES(mutex_);
   FlightPtr MakeFlight(const QueueItem&, Queue&, size_t free) REQUIRES(mutex_);
   void Launch(const FlightPtr&, Clock::Time now, Effects&) REQUIRES(mutex_);
+  void Begin(const std::shared_ptr<Attempt>&, Effects&) REQUIRES(mutex_);
+  void End(const Attempt& attempt) REQUIRES(mutex_);
   void EnqueueFlight(const FlightPtr& flight, int64_t ticket) REQUIRES(mutex_);
   bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
   size_t Lively(Clock::Time now) const REQUIRES(mutex_);  // not stalled
@@ -137,13 +138,11 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   bool DiskIsStuck(Clock::Time now) const REQUIRES(mutex_);
   void PumpDisk(Effects&) REQUIRES(mutex_);
   void RunDiskRead(const std::shared_ptr<DiskRead>& read) EXCLUDES(mutex_);
-  // `failed`: granules that the disk did not give.
   void FinishDiskRead(const std::shared_ptr<DiskRead>& read,
                       const std::vector<uint64_t>& failed, Where where)
       EXCLUDES(mutex_);
   void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
-  // False if there is no room: the granule is not kept.
-  bool QueueDiskWrite(const FilePtr& file, uint64_t granule,
+  bool QueueDiskWrite(const Flight& flight, uint64_t granule,
                       const std::shared_ptr<const GranuleBytes>& bytes)
       REQUIRES(mutex_);
   void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
@@ -158,7 +157,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::atomic<uint64_t> bytes_fetched_{0};
   std::atomic<bool> disk_error_logged_{false};
   // Looks at the cache that may block: its `meta` is mapped.
-  PatientCalls looks_;
+  const std::shared_ptr<PatientCalls> looks_;
+  const std::shared_ptr<FetchClaims> claims_;
   InlineStays inline_reads_;
 
   mutable Mutex mutex_;

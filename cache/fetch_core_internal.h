@@ -57,6 +57,7 @@ struct FetchCore::Effects {
   std::vector<std::shared_ptr<DiskRead>> disk_reads;
   std::vector<std::shared_ptr<DiskWrite>> disk_writes;
   size_t completions = 0;  // pushed to completions_
+  bool claims = false;     // claims_ was asked for something
   // Last references, so that no cache file is closed under the mutex.
   std::vector<std::shared_ptr<void>> dropped;
 };
@@ -67,8 +68,6 @@ class FetchCore::Attempt final : public FetchSink {
   Attempt(std::shared_ptr<FetchCore> core, std::shared_ptr<Flight> flight,
           Clock::Time now, bool is_probe)
       : flight_(std::move(flight)),
-        offset_(flight_->position),
-        length_(flight_->end - flight_->position),
         started_(now),
         probe_(is_probe),
         core_(std::move(core)) {}
@@ -76,6 +75,12 @@ class FetchCore::Attempt final : public FetchSink {
   void OnStatus(int status) override { flight_->status = status; }
   bool OnData(std::span<const std::byte> data) override;
   void OnDone(Result<> result) override;
+
+  // What it fetches is known now: the rest of its flight.
+  void Begin() {
+    offset_ = flight_->position;
+    length_ = flight_->end - flight_->position;
+  }
 
   const std::shared_ptr<Flight>& flight() const { return flight_; }
   uint64_t offset() const { return offset_; }
@@ -89,8 +94,8 @@ class FetchCore::Attempt final : public FetchSink {
 
  private:
   const std::shared_ptr<Flight> flight_;
-  const uint64_t offset_;
-  const uint64_t length_;
+  uint64_t offset_ = 0;
+  uint64_t length_ = 0;
   const Clock::Time started_;
   const bool probe_;
   const std::shared_ptr<FetchCore> core_;
@@ -118,6 +123,59 @@ struct FetchCore::DiskWrite {
   std::shared_ptr<FetchFile> file;
   uint64_t granule = 0;
   std::shared_ptr<const GranuleBytes> bytes;
+  bool claimed = false;
+};
+
+// Single flight between processes. A flight of granules asks for their claim
+// before its first attempt asks the origin (FetchClaims). It goes on with the
+// first run that it got; what is there already its waiters read from the cache;
+// what another process claims they wait for, as kElsewhere, looking again and
+// again; prefetch leaves that alone.
+struct FetchCore::Sharing {
+  // Of a flight that is launched: true if its attempt has to wait for the
+  // claim.
+  static bool Ask(FetchCore& core, const std::shared_ptr<Attempt>& attempt,
+                  Effects& effects) REQUIRES(core.mutex_);
+  // The attempt goes to the origin, or ends.
+  static void Asked(FetchCore& core, Flight& flight) REQUIRES(core.mutex_);
+  // Gives back what the flight claims and did not publish.
+  static void Release(FetchCore& core, Flight& flight, Effects& effects)
+      REQUIRES(core.mutex_);
+  // As Want, for a granule that the cache has and does not give.
+  static void WantAnyway(FetchCore& core, const std::shared_ptr<ReadOp>& op,
+                         uint64_t granule, Effects& effects)
+      REQUIRES(core.mutex_);
+  // A reader waits for what is elsewhere: no longer than it can afford.
+  static void Hurry(ClaimWait& wait, const ReadOp& op, Clock::Time now);
+
+ private:
+  using Answer = FetchClaims::Answer;
+  using WaitPtr = std::shared_ptr<ClaimWait>;
+
+  static void OnClaimed(FetchCore& core,
+                        const std::shared_ptr<Attempt>& attempt,
+                        const std::optional<Answer>& answer)
+      EXCLUDES(core.mutex_);
+  // False if nothing is left for the flight to fetch.
+  static bool Settle(FetchCore& core, const std::shared_ptr<Flight>& flight,
+                     const Answer& answer, Effects& effects)
+      REQUIRES(core.mutex_);
+  static void Wait(FetchCore& core, const WaitPtr& wait, Clock::Time now)
+      REQUIRES(core.mutex_);
+  static void OnTime(FetchCore& core, const WaitPtr& wait)
+      EXCLUDES(core.mutex_);
+  static void OnLooked(FetchCore& core, const WaitPtr& wait,
+                       const std::vector<uint64_t>& granules,
+                       const std::optional<Answer>& answer)
+      EXCLUDES(core.mutex_);
+  // Its waiters read it from the cache.
+  static void Serve(FetchCore& core, const std::shared_ptr<FetchFile>& file,
+                    const std::vector<uint64_t>& granules, Effects& effects)
+      REQUIRES(core.mutex_);
+  // To be fetched, before others.
+  static void Requeue(FetchCore& core, const std::shared_ptr<FetchFile>& file,
+                      const std::vector<uint64_t>& granules, Effects& effects)
+      REQUIRES(core.mutex_);
 };
 
 }  // namespace weightfs

@@ -93,6 +93,7 @@ void FetchCore::RunDiskRead(const std::shared_ptr<DiskRead>& read) {
   FinishDiskRead(read, failed, Where::kPoolThread);
 }
 
+// `failed`: granules that the disk did not give.
 void FetchCore::FinishDiskRead(const std::shared_ptr<DiskRead>& read,
                                const std::vector<uint64_t>& failed,
                                Where where) {
@@ -110,7 +111,9 @@ void FetchCore::FinishDiskRead(const std::shared_ptr<DiskRead>& read,
       // Whoever ended it otherwise completes it; twice does no harm.
       effects.ended.push_back(read->op);
     } else if (reads_.contains(read->op->id())) {
-      for (const uint64_t g : failed) Want(read->op, g, effects);
+      for (const uint64_t g : failed) {
+        Sharing::WantAnyway(*this, read->op, g, effects);
+      }
       Pump(effects);
     }
     PumpDisk(effects);
@@ -135,30 +138,36 @@ void FetchCore::OnDiskPatience(const std::weak_ptr<DiskRead>& weak) {
     std::erase(disk_queue_, read);
     if (!reads_.contains(read->op->id())) return;
     stats_.cache_read_failures += missing.size();
-    for (const uint64_t g : missing) Want(read->op, g, effects);
+    for (const uint64_t g : missing) {
+      Sharing::WantAnyway(*this, read->op, g, effects);
+    }
     Pump(effects);
   }
   Apply(std::move(effects));
 }
 
+// False if there is no room: the granule is not kept.
 bool FetchCore::QueueDiskWrite(
-    const std::shared_ptr<FetchFile>& file, uint64_t granule,
+    const Flight& flight, uint64_t granule,
     const std::shared_ptr<const GranuleBytes>& bytes) {
   if (unwritten_bytes_ + bytes->size > options_.max_unwritten_bytes) {
     return false;
   }
   unwritten_bytes_ += bytes->size;
   auto write = std::make_shared<DiskWrite>();
-  write->file = file;
+  write->file = flight.file;
   write->granule = granule;
   write->bytes = bytes;
+  write->claimed = flight.claimed;
   write_queue_.push_back(std::move(write));
   return true;
 }
 
 void FetchCore::RunDiskWrite(const std::shared_ptr<DiskWrite>& write) {
-  FinishDiskWrite(
-      *write, write->file->cache->Put(write->granule, write->bytes->view()));
+  CacheFile& cache = *write->file->cache;
+  const Result<> result = cache.Put(write->granule, write->bytes->view());
+  if (write->claimed) cache.Unclaim(write->granule, 1);
+  FinishDiskWrite(*write, result);
 }
 
 void FetchCore::FinishDiskWrite(const DiskWrite& write,

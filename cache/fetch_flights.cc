@@ -119,10 +119,11 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
   const uint64_t most = options_.max_request / kGranuleSize;
   const auto begin = file->granules.find(first);
   uint64_t run = 0;
-  for (auto it = begin; it != file->granules.end() && run < most * free &&
-                        it->first == first + run &&
-                        it->second.state == Granule::State::kQueued &&
-                        it->second.demand == demand;
+  for (auto it = begin;
+       it != file->granules.end() && run < most * free &&
+       it->first == first + run &&
+       it->second.state == Granule::State::kQueued &&
+       it->second.demand == demand && it->second.anyway == begin->second.anyway;
        ++it) {
     ++run;
   }
@@ -131,6 +132,7 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
       std::min(std::max((run + free - 1) / free, least), most);
   auto flight = std::make_shared<Flight>(file, first * kGranuleSize,
                                          file->GranuleEnd(first + piece - 1));
+  flight->anyway = begin->second.anyway;
   auto it = begin;
   for (uint64_t i = 0; i < piece; ++i, ++it) {
     Granule& entry = it->second;
@@ -149,8 +151,6 @@ void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
   flight->last_bytes = now;
   flight->status = 0;
   flight->received = 0;
-  if (flight->attempts++ > 0) ++stats_.retries;
-  ++stats_.fetches;
   const bool probe = health_.down();
   if (probe) ++probes_;
   auto attempt =
@@ -158,7 +158,16 @@ void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
   flight->attempt = attempt.get();
   flight->fetch = 0;
   flying_.insert(flight);
-  effects.starts.push_back(std::move(attempt));
+  if (!Sharing::Ask(*this, attempt, effects)) Begin(attempt, effects);
+}
+
+void FetchCore::Begin(const std::shared_ptr<Attempt>& attempt,
+                      Effects& effects) {
+  if (attempt->flight()->attempts++ > 0) ++stats_.retries;
+  ++stats_.fetches;
+  attempt->flight()->last_bytes = Clock::System().Now();
+  attempt->Begin();
+  effects.starts.push_back(attempt);
 }
 
 void FetchCore::EnqueueFlight(const std::shared_ptr<Flight>& flight,
@@ -276,12 +285,14 @@ void FetchCore::Publish(Flight& flight, uint64_t granule,
     Count(file, granule, entry, false);
     file.failures.Forget(granule * kGranuleSize, file.GranuleEnd(granule));
     flight.published = file.GranuleEnd(granule);
-    if (QueueDiskWrite(flight.file, granule, bytes)) {
+    if (QueueDiskWrite(flight, granule, bytes)) {
       entry.state = Granule::State::kWriting;
       entry.bytes = std::move(bytes);
       entry.flight = nullptr;
     } else {
       stats_.bytes_not_kept += bytes->size;
+      if (flight.claimed) claims_->Release(flight.file, {granule, 1});
+      effects.claims |= flight.claimed;
       Erase(file, granule, effects);
     }
     if (flight.published == flight.end) {
@@ -301,10 +312,7 @@ void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    flying_.erase(flight);
-    if (attempt.probe()) --probes_;
-    flight->attempt = nullptr;
-    flight->fetch = 0;
+    End(attempt);
     if (flight->state == Flight::State::kRunning) {
       if (result.has_value() || attempt.excess()) {
         result = MakeError(
@@ -324,6 +332,16 @@ void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
     quiet_.NotifyAll();
   }
   Apply(std::move(effects));
+}
+
+// The attempt is over, whatever becomes of its flight.
+void FetchCore::End(const Attempt& attempt) {
+  const std::shared_ptr<Flight>& flight = attempt.flight();
+  Sharing::Asked(*this, *flight);
+  flying_.erase(flight);
+  if (attempt.probe()) --probes_;
+  flight->attempt = nullptr;
+  flight->fetch = 0;
 }
 
 void FetchCore::Retry(const std::shared_ptr<Flight>& flight,
@@ -352,6 +370,7 @@ void FetchCore::Retry(const std::shared_ptr<Flight>& flight,
 // Takes what a flight did not bring out of the table. No waiters are left.
 void FetchCore::EraseRest(Flight& flight, Effects& effects) {
   if (flight.direct) return;
+  Sharing::Release(*this, flight, effects);
   for (uint64_t g = flight.published / kGranuleSize;
        g * kGranuleSize < flight.end; ++g) {
     Erase(*flight.file, g, effects);

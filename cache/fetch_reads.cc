@@ -103,12 +103,12 @@ void RememberFailure(const ReadOp& op, const Error& error) {
 }  // namespace
 
 // A look reads a mapped file, which blocks where a page of it is to be read
-// from a disk that hangs.
+// from a disk that hangs. Nothing if the cache does not answer.
 std::optional<std::vector<bool>> FetchCore::Look(
     const std::shared_ptr<FetchFile>& file, uint64_t first, uint64_t last,
     uint64_t missing) {
   auto has = std::make_shared<std::vector<bool>>();
-  const bool answered = looks_.Run([file, first, last, missing, has] {
+  const bool answered = looks_->Run([file, first, last, missing, has] {
     *has = LookAtCache(*file, first, last, missing);
   });
   if (!answered) return std::nullopt;
@@ -127,7 +127,7 @@ bool FetchCore::TryRead(const FetchFile& file, uint64_t offset,
 
 double FetchCore::CachedFraction(const std::shared_ptr<FetchFile>& file) {
   auto fraction = std::make_shared<double>(0);
-  const bool answered = looks_.Run(
+  const bool answered = looks_->Run(
       [file, fraction] { *fraction = file->cache->CachedFraction(); });
   return answered ? *fraction : 0;
 }
@@ -209,8 +209,12 @@ void FetchCore::Plan(const std::shared_ptr<ReadOp>& op,
   const bool stuck = DiskIsStuck(Clock::System().Now());
   for (uint64_t g = first; g <= last;) {
     if (!has[g - first] || granules.contains(g) || stuck) {
-      if (has[g - first] && stuck) ++stats_.cache_read_failures;
-      Want(op, g++, effects);
+      if (has[g - first] && stuck) {
+        ++stats_.cache_read_failures;
+        Sharing::WantAnyway(*this, op, g++, effects);
+      } else {
+        Want(op, g++, effects);
+      }
       continue;
     }
     uint64_t end = g + 1;
@@ -247,7 +251,7 @@ void FetchCore::Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
   if (added) {
     entry.waiters.push_back(op);
     ++op->waits;
-    Enqueue(file, granule, entry, demand_);
+    Enqueue(file, granule, entry, demand_, back_ticket_++);
   } else if (entry.state == Granule::State::kWriting) {
     effects.fills.push_back({op, granule, entry.bytes});
   } else if (std::find(entry.waiters.begin(), entry.waiters.end(), op) ==
@@ -256,7 +260,7 @@ void FetchCore::Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
   }
 }
 
-// `entry` is kQueued or kFlying. Promotes what only prefetch wanted so far.
+// `entry` is not kWriting. Promotes what only prefetch wanted so far.
 void FetchCore::Join(const std::shared_ptr<ReadOp>& op, uint64_t granule,
                      Granule& entry) {
   entry.waiters.push_back(op);
@@ -265,7 +269,11 @@ void FetchCore::Join(const std::shared_ptr<ReadOp>& op, uint64_t granule,
   if (entry.state == Granule::State::kQueued) {
     if (entry.demand) return;
     prefetch_.erase(entry.ticket);
-    Enqueue(op->file(), granule, entry, demand_);
+    Enqueue(op->file(), granule, entry, demand_, back_ticket_++);
+    return;
+  }
+  if (entry.state == Granule::State::kElsewhere) {
+    Sharing::Hurry(*entry.elsewhere, *op, Clock::System().Now());
     return;
   }
   Flight& flight = *entry.flight;
@@ -277,10 +285,11 @@ void FetchCore::Join(const std::shared_ptr<ReadOp>& op, uint64_t granule,
 }
 
 void FetchCore::Enqueue(const std::shared_ptr<FetchFile>& file,
-                        uint64_t granule, Granule& entry, Queue& queue) {
+                        uint64_t granule, Granule& entry, Queue& queue,
+                        int64_t ticket) {
   entry.state = Granule::State::kQueued;
   entry.demand = &queue == &demand_;
-  entry.ticket = back_ticket_++;
+  entry.ticket = ticket;
   queue.emplace(entry.ticket, QueueItem{file, granule, nullptr});
 }
 
@@ -324,10 +333,14 @@ void FetchCore::Unwanted(const std::shared_ptr<FetchFile>& file,
     effects.dropped.push_back(std::move(demand_[entry.ticket].file));
     demand_.erase(entry.ticket);
     if (entry.prefetch) {
-      Enqueue(file, granule, entry, prefetch_);
+      Enqueue(file, granule, entry, prefetch_, back_ticket_++);
     } else {
       Erase(*file, granule, effects);
     }
+    return;
+  }
+  if (entry.state == Granule::State::kElsewhere) {
+    Erase(*file, granule, effects);
     return;
   }
   const std::shared_ptr<Flight> flight = entry.flight;
@@ -353,7 +366,8 @@ void FetchCore::Erase(FetchFile& file, uint64_t granule, Effects& effects) {
   auto it = file.granules.find(granule);
   Granule& entry = it->second;
   Count(file, granule, entry, false);
-  if (entry.flight) effects.dropped.push_back(std::move(entry.flight));
+  effects.dropped.push_back(std::move(entry.flight));
+  effects.dropped.push_back(std::move(entry.elsewhere));
   file.granules.erase(it);
 }
 
@@ -476,7 +490,7 @@ void FetchCore::PlanPrefetch(const std::shared_ptr<FetchFile>& file,
     if (!added) continue;
     it->second.prefetch = true;
     Count(*file, g, it->second, true);
-    Enqueue(file, g, it->second, prefetch_);
+    Enqueue(file, g, it->second, prefetch_, back_ticket_++);
   }
 }
 

@@ -46,6 +46,11 @@ struct FetcherOptions {
   size_t disk_writes = 2;
   // A cached granule that the disk did not give by then is fetched.
   std::chrono::milliseconds disk_patience{2'000};
+  // What another process fetches is fetched here as well once nothing of it
+  // came for so long, and in any case after the second of these, or a third of
+  // what is left to a reader's deadline.
+  std::chrono::milliseconds claim_patience{2'000};
+  std::chrono::milliseconds claim_limit{10'000};
   // Reads of bytes that failed so short a time ago fail at once, alike.
   std::chrono::milliseconds failure_memory{1'000};
   uint64_t seed = 0;  // of the jitter; 0: from the system
@@ -59,6 +64,9 @@ struct FetcherStats {
   // Cached granules that had to be fetched again: absent or bad after all, a
   // disk error, or a disk that took too long.
   uint64_t cache_read_failures = 0;
+  uint64_t waits_for_others = 0;      // for fetches of other processes
+  uint64_t granules_from_others = 0;  // that came so
+  uint64_t claiming = 0;  // attempts that ask now whether another fetches
 };
 
 class Fetcher {

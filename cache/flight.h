@@ -36,14 +36,12 @@ struct Flight {
 
   Flight(std::shared_ptr<FetchFile> fetch_file, uint64_t first, uint64_t stop)
       : file(std::move(fetch_file)),
-        begin(first),
         end(stop),
         position(first),
         published(first) {}
 
   const std::shared_ptr<FetchFile> file;
-  const uint64_t begin;
-  const uint64_t end;
+  uint64_t end;  // less once another process claims a part of it
   // The one read that it is for; null if it fetches granules.
   std::shared_ptr<ReadOp> direct;
 
@@ -51,6 +49,9 @@ struct Flight {
   bool in_demand = false;  // kQueued: which queue it is in
   int64_t ticket = 0;      // kQueued: its key there
   bool prefetch = false;   // Prefetch() asked for some of it
+  bool anyway = false;     // needs no claim
+  bool claimed = false;    // what is not published yet
+  bool asking = false;     // its attempt waits for the claim
   size_t waiters = 0;      // of its granules, or 1 if direct
   int attempts = 0;
   int failures = 0;                    // in a row, without progress

@@ -49,6 +49,16 @@ class SlabPin {
   std::unique_ptr<Hold> hold_;
 };
 
+// Granules that follow each other. Empty: none.
+struct GranuleRun {
+  uint64_t first = 0;
+  uint64_t count = 0;
+
+  uint64_t end() const { return first + count; }
+  explicit operator bool() const { return count > 0; }
+  bool operator==(const GranuleRun&) const = default;
+};
+
 // One object's file in the cache. Where the file breaks while it is open
 // (truncated, its disk failing), every granule counts as absent and nothing is
 // kept from then on; the next OpenObject makes it anew.
@@ -113,7 +123,10 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   // process. They save transfers and promise nothing.
   virtual uint64_t Claim(uint64_t first, uint64_t count) = 0;
   virtual void Unclaim(uint64_t first, uint64_t count) = 0;
-  virtual bool ClaimedElsewhere(uint64_t granule) const = 0;
+  // A run of granules that another process claims, as it claims them, of which
+  // some are among the `count` from `first` on. Empty: nobody claims those.
+  virtual GranuleRun ClaimedElsewhere(uint64_t first,
+                                      uint64_t count = 1) const = 0;
 };
 
 class ObjectCache {

@@ -61,7 +61,7 @@ class OpenCacheFile final : public CacheFile {
   Result<UniqueFd> Share() override;
   uint64_t Claim(uint64_t first, uint64_t count) override;
   void Unclaim(uint64_t first, uint64_t count) override;
-  bool ClaimedElsewhere(uint64_t granule) const override;
+  GranuleRun ClaimedElsewhere(uint64_t first, uint64_t count) const override;
 
   // False once the files broke, or were removed.
   bool IsUsable() const;

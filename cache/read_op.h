@@ -37,6 +37,7 @@
 
 namespace weightfs {
 
+struct ClaimWait;
 struct Flight;
 class ReadOp;
 
@@ -53,17 +54,23 @@ struct GranuleBytes {
 // A granule that is wanted, in flight, or on its way to the disk.
 //
 //   kQueued -> kFlying -> kWriting -> (gone)
+//      ^         |
+//      |         v
+//      +--- kElsewhere
 //
-// and from each state to gone: nobody wants it any more, it failed, or the
-// cache cannot keep it. Only kQueued and kFlying have waiters.
+// and from each state to gone: nobody wants it any more, it failed, the cache
+// cannot keep it, or another process put it there. kElsewhere: another process
+// fetches it. All but kWriting may have waiters, kElsewhere always has some.
 struct Granule {
-  enum class State : uint8_t { kQueued, kFlying, kWriting };
+  enum class State : uint8_t { kQueued, kFlying, kElsewhere, kWriting };
   State state = State::kQueued;
   bool demand = false;    // kQueued: in the demand queue, else in the other
   bool prefetch = false;  // Prefetch() asked for it
   bool counted = false;   // in FetchCore::prefetch_bytes_
+  bool anyway = false;    // to be fetched whatever the cache or others say
   int64_t ticket = 0;     // kQueued: its key in the queue
   std::shared_ptr<Flight> flight;             // kFlying
+  std::shared_ptr<ClaimWait> elsewhere;       // kElsewhere
   std::shared_ptr<const GranuleBytes> bytes;  // kWriting
   std::vector<std::shared_ptr<ReadOp>> waiters;
 };
@@ -79,6 +86,9 @@ struct FetchFile {
   uint64_t GranuleEnd(uint64_t granule) const {
     return std::min((granule + 1) * kGranuleSize, info.size);
   }
+  uint64_t GranuleCount() const {
+    return (info.size + kGranuleSize - 1) / kGranuleSize;
+  }
 
   const FileInfo info;
   const std::shared_ptr<CacheFile> cache;  // null: nothing is kept
@@ -87,6 +97,7 @@ struct FetchFile {
   std::atomic<uint64_t> landed{0};
   std::map<uint64_t, Granule> granules;  // FetchCore
   RecentFailures failures;               // FetchCore
+  std::vector<GranuleRun> stuck_claims;  // of others. FetchClaims
 };
 
 class ReadOp {
@@ -99,6 +110,7 @@ class ReadOp {
   uint64_t offset() const { return offset_; }
   uint64_t end() const { return offset_ + length_; }
   Clock::Time started() const { return started_; }
+  Clock::Time deadline() const { return deadline_; }
   // From its start to its deadline; max() without one.
   Clock::Time::duration patience() const {
     return deadline_ == Clock::Time::max() ? Clock::Time::duration::max()

@@ -71,6 +71,15 @@ Json SetJson(const Repo& repo, uint32_t ordinal, const Repo::Indexed& indexed) {
   return json;
 }
 
+Json FetcherJson(const FetcherStats& stats) {
+  return {{"fetches", stats.fetches},
+          {"retries", stats.retries},
+          {"bytes_fetched", stats.bytes_fetched},
+          {"bytes_not_kept", stats.bytes_not_kept},
+          {"waits_for_others", stats.waits_for_others},
+          {"granules_from_others", stats.granules_from_others}};
+}
+
 }  // namespace
 
 std::string RenderIndexJson(const Repo& repo,
@@ -122,11 +131,7 @@ std::string RenderStatusJson(const Repo& repo, const StatusReport& report) {
                       {{"max_read", report.fuse.max_read},
                        {"max_background", report.fuse.max_background},
                        {"read_ahead_kb", report.fuse.read_ahead_kb}}},
-                     {"fetcher",
-                      {{"fetches", report.fetcher.fetches},
-                       {"retries", report.fetcher.retries},
-                       {"bytes_fetched", report.fetcher.bytes_fetched},
-                       {"bytes_not_kept", report.fetcher.bytes_not_kept}}},
+                     {"fetcher", FetcherJson(report.fetcher)},
                      {"cache",
                       {{"write_failures", report.cache.write_failures},
                        {"bad_granules", report.cache.bad_granules},

@@ -260,6 +260,27 @@ TEST_F(TrustTest, ClaimsKeepOtherProcessesFromFetching) {
   EXPECT_EQ(file_->Claim(0, 4), 4);
 }
 
+TEST_F(TrustTest, OpensOfOneProcessShareTheirClaims) {
+  auto again = cache_->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(again);
+  EXPECT_EQ(file_->Claim(0, 2), 2);
+  EXPECT_FALSE((*again)->ClaimedElsewhere(0, 4));
+  EXPECT_EQ((*again)->Claim(0, 4), 4);
+}
+
+TEST_F(TrustTest, AClaimIsToldAsItIsClaimed) {
+  auto second = ObjectCache::Open(folder());
+  ASSERT_OK(second);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(other);
+  EXPECT_EQ(file_->Claim(1, 3), 3);
+  EXPECT_EQ((*other)->ClaimedElsewhere(2), (GranuleRun{1, 3}));
+  EXPECT_EQ((*other)->ClaimedElsewhere(0, 2), (GranuleRun{1, 3}));
+  EXPECT_EQ((*other)->ClaimedElsewhere(0, 1), GranuleRun{});
+  file_->Unclaim(1, 1);
+  EXPECT_EQ((*other)->ClaimedElsewhere(0, 4), (GranuleRun{2, 2}));
+}
+
 TEST_F(TrustTest, DeathReleasesAClaim) {
   std::array<int, 2> ready{};
   ASSERT_EQ(::pipe(ready.data()), 0);

@@ -9,6 +9,7 @@
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -99,6 +100,7 @@ class FetcherTest : public ::testing::Test {
     options_.first_backoff = std::chrono::milliseconds(1);
     options_.max_backoff = std::chrono::milliseconds(4);
     options_.seed = 42;
+    origin_.BeforeLook([this] { Settle(); });
   }
   ~FetcherTest() override {
     gate_.Open();
@@ -117,6 +119,14 @@ class FetcherTest : public ::testing::Test {
     Make();
     info_ = origin_.AddFile("model.bin", size);
     object_ = fetcher_->OpenObject(info_, nullptr);
+  }
+  // Waits until every fetch that was decided on has reached the origin.
+  void Settle() {
+    const auto until = Clock::System().Now() + std::chrono::seconds(60);
+    while (fetcher_ && fetcher_->stats().claiming > 0) {
+      ASSERT_LT(Clock::System().Now(), until) << "a claim is not answered";
+      std::this_thread::yield();
+    }
   }
   void Make() {
     if (!fetcher_)

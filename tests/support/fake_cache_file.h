@@ -5,9 +5,7 @@
 #ifndef WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_
 #define WEIGHTFS_TESTS_SUPPORT_FAKE_CACHE_FILE_H_
 
-#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <optional>
@@ -58,45 +56,12 @@ class FakeCacheFile final : public CacheFile {
   }
 
   uint64_t size() const override { return size_; }
-  bool Has(uint64_t granule) const override EXCLUDES(mutex_) {
-    std::function<void()> look;
-    {
-      MutexLock lock(mutex_);
-      look = on_look_;
-    }
-    if (look) look();
-    MutexLock lock(mutex_);
-    return granules_.contains(granule);
-  }
-  double CachedFraction() const override EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    uint64_t bytes = 0;
-    for (const auto& [granule, data] : granules_) bytes += data.size();
-    return size_ == 0 ? 1.0
-                      : static_cast<double>(bytes) / static_cast<double>(size_);
-  }
+  bool Has(uint64_t granule) const override EXCLUDES(mutex_);
+  double CachedFraction() const override EXCLUDES(mutex_);
   Result<SlabPin> Pin(uint64_t /*offset*/, uint64_t /*length*/) override
-      EXCLUDES(mutex_) {
-    std::function<void()> pin;
-    {
-      MutexLock lock(mutex_);
-      pin = on_pin_;
-    }
-    if (pin) pin();
-    return SlabPin();
-  }
+      EXCLUDES(mutex_);
   Result<> Read(uint64_t offset, std::span<std::byte> out) override
-      EXCLUDES(mutex_) {
-    Fault fault;
-    {
-      MutexLock lock(mutex_);
-      ++reads_;
-      fault = on_read_;
-    }
-    if (fault) RETURN_IF_ERROR(fault(offset / kGranuleSize));
-    MutexLock lock(mutex_);
-    return Copy(offset, out);
-  }
+      EXCLUDES(mutex_);
   bool TryRead(uint64_t offset, std::span<std::byte> out) override
       EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
@@ -107,19 +72,7 @@ class FakeCacheFile final : public CacheFile {
     try_read_ = true;
   }
   Result<> Put(uint64_t granule, std::span<const std::byte> bytes) override
-      EXCLUDES(mutex_) {
-    Fault fault;
-    {
-      MutexLock lock(mutex_);
-      fault = on_put_;
-    }
-    if (fault) RETURN_IF_ERROR(fault(granule));
-    MutexLock lock(mutex_);
-    granules_[granule] = {bytes.begin(), bytes.end()};
-    spoiled_.erase(granule);
-    changed_.NotifyAll();
-    return {};
-  }
+      EXCLUDES(mutex_);
 
   bool IsWhole() const override { return !broken_; }
   uint32_t Generation(uint64_t /*slab*/) const override { return 0; }
@@ -138,39 +91,30 @@ class FakeCacheFile final : public CacheFile {
     MutexLock lock(mutex_);
     for (uint64_t g = first; g < first + count; ++g) elsewhere_.insert(g);
   }
-  uint64_t Claim(uint64_t first, uint64_t count) override EXCLUDES(mutex_) {
+  void UnclaimForOther(uint64_t first, uint64_t count) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    uint64_t taken = 0;
-    while (taken < count && !elsewhere_.contains(first + taken)) {
-      claimed_.insert(first + taken++);
-    }
-    return taken;
+    for (uint64_t g = first; g < first + count; ++g) elsewhere_.erase(g);
   }
+  // What this process claims.
+  std::set<uint64_t> claimed() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return claimed_;
+  }
+  // Called before each Claim.
+  void OnClaim(std::function<void()> call) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_claim_ = std::move(call);
+  }
+  uint64_t Claim(uint64_t first, uint64_t count) override EXCLUDES(mutex_);
   void Unclaim(uint64_t first, uint64_t count) override EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     for (uint64_t g = first; g < first + count; ++g) claimed_.erase(g);
   }
-  bool ClaimedElsewhere(uint64_t granule) const override EXCLUDES(mutex_) {
-    MutexLock lock(mutex_);
-    return elsewhere_.contains(granule);
-  }
+  GranuleRun ClaimedElsewhere(uint64_t first, uint64_t count) const override
+      EXCLUDES(mutex_);
 
  private:
-  Result<> Copy(uint64_t offset, std::span<std::byte> out) REQUIRES(mutex_) {
-    for (size_t done = 0; done < out.size();) {
-      const uint64_t granule = (offset + done) / kGranuleSize;
-      if (spoiled_.erase(granule) > 0) granules_.erase(granule);
-      auto it = granules_.find(granule);
-      if (it == granules_.end()) {
-        return MakeError(Code::kStale, "granule {} is absent", granule);
-      }
-      const size_t within = offset + done - granule * kGranuleSize;
-      const size_t n = std::min(out.size() - done, it->second.size() - within);
-      std::memcpy(out.data() + done, it->second.data() + within, n);
-      done += n;
-    }
-    return {};
-  }
+  Result<> Copy(uint64_t offset, std::span<std::byte> out) REQUIRES(mutex_);
 
   const uint64_t size_;
   mutable Mutex mutex_;
@@ -181,6 +125,7 @@ class FakeCacheFile final : public CacheFile {
   Fault on_put_ GUARDED_BY(mutex_);
   std::function<void()> on_look_ GUARDED_BY(mutex_);
   std::function<void()> on_pin_ GUARDED_BY(mutex_);
+  std::function<void()> on_claim_ GUARDED_BY(mutex_);
   std::set<uint64_t> claimed_ GUARDED_BY(mutex_);
   std::set<uint64_t> elsewhere_ GUARDED_BY(mutex_);
   std::atomic<bool> broken_ = false;

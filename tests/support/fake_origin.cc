@@ -55,6 +55,7 @@ void FakeOrigin::HangOnCancel() {
 }
 
 std::vector<FakeOrigin::Start> FakeOrigin::starts() const {
+  settle_();
   MutexLock lock(mutex_);
   std::vector<Start> starts;
   for (const auto& fetch : fetches_) starts.push_back(fetch->start);
@@ -92,6 +93,7 @@ void FakeOrigin::WaitForCancels(size_t count) {
 }
 
 bool FakeOrigin::Give(size_t index, uint64_t bytes) {
+  settle_();
   std::vector<std::byte> data;
   {
     MutexLock lock(mutex_);
@@ -102,6 +104,7 @@ bool FakeOrigin::Give(size_t index, uint64_t bytes) {
 }
 
 bool FakeOrigin::GiveRaw(size_t index, std::span<const std::byte> bytes) {
+  settle_();
   std::shared_ptr<FetchSink> sink;
   {
     MutexLock lock(mutex_);
@@ -119,6 +122,7 @@ std::shared_ptr<FetchSink> FakeOrigin::TakeSink(Fetch& fetch) {
 }
 
 void FakeOrigin::End(size_t index, Result<> result) {
+  settle_();
   std::shared_ptr<Fetch> fetch;
   {
     MutexLock lock(mutex_);
@@ -128,6 +132,7 @@ void FakeOrigin::End(size_t index, Result<> result) {
 }
 
 void FakeOrigin::Finish(size_t index) {
+  settle_();
   uint64_t left = 0;
   {
     MutexLock lock(mutex_);
@@ -141,6 +146,7 @@ void FakeOrigin::Finish(size_t index) {
 
 void FakeOrigin::FinishAll(size_t index) {
   for (;; ++index) {
+    settle_();
     {
       MutexLock lock(mutex_);
       if (index >= fetches_.size()) return;

@@ -54,6 +54,9 @@ class FakeOrigin final : public Origin {
   // From now on fetches run by `script`, on `threads` threads.
   void Play(size_t threads, Script script) EXCLUDES(mutex_);
   void HangOnCancel() EXCLUDES(mutex_);
+  // Called before the test looks at the starts or plays one: waits for those
+  // that are on their way here. To be set before fetches.
+  void BeforeLook(std::function<void()> settle) { settle_ = std::move(settle); }
 
   // All starts so far, in order.
   std::vector<Start> starts() const EXCLUDES(mutex_);
@@ -100,6 +103,7 @@ class FakeOrigin final : public Origin {
   std::vector<std::shared_ptr<Fetch>> fetches_ GUARDED_BY(mutex_);
   Script script_ GUARDED_BY(mutex_);
   bool hang_on_cancel_ GUARDED_BY(mutex_) = false;
+  std::function<void()> settle_ = [] {};
   std::unique_ptr<WorkerPool> players_;  // set by Play, before fetches
   WorkerPool canceller_;
 };
