@@ -19,14 +19,7 @@
 #include "cache/content_hash.h"
 #include "cache/meta_file.h"
 #include "tests/cache/cache_fixture.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define WEIGHTFS_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define WEIGHTFS_SANITIZED 1
-#endif
-#endif
+#include "tests/support/sanitized.h"
 
 namespace weightfs {
 
