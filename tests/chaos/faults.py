@@ -241,7 +241,10 @@ class NoDescriptors(Limited):
     limit = resource.RLIMIT_NOFILE
 
     def value(self, daemon):
-        return max(3, daemon.usage()["fds"] + 2)
+        try:
+            return daemon.count_open_files() + 2
+        except OSError:  # it is going, or its mount is
+            return 64
 
 
 class NoFileSize(Limited):

@@ -203,22 +203,19 @@ class Daemon:
 
     def usage(self):
         """Open files, threads, resident bytes."""
-        folder = pathlib.Path(f"/proc/{self.pid}")
-        status = (folder / "status").read_text()
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
-        return {"fds": len(list((folder / "fd").iterdir())),
+        return {"fds": self.count_open_files(),
                 "threads": int(fields["Threads"]),
                 "rss": int(fields["VmRSS"].split()[0]) << 10}
 
-    def open_files(self):
-        """What its descriptors are, counted."""
-        kinds = collections.Counter()
-        for entry in pathlib.Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = os.readlink(entry)
-                kinds[target.split(":[")[0].replace(str(self.world.folder),
-                                                    "")] += 1
-        return kinds
+    def count_open_files(self):
+        """Only root may look for itself."""
+        try:
+            return len(os.listdir(f"/proc/{self.pid}/fd"))
+        except PermissionError:
+            status = pathlib.Path(self.path, ".weightfs/status.json")
+            return json.loads(status.read_text())["open_files"]
 
 
 class World:
