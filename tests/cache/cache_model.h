@@ -28,7 +28,7 @@ using Bytes = std::vector<std::byte>;
 #ifdef WEIGHTFS_SANITIZED
 inline constexpr uint64_t kModelOperations = 25'000;
 #else
-inline constexpr uint64_t kModelOperations = 120'000;
+inline constexpr uint64_t kModelOperations = 105'000;
 #endif
 
 inline uint64_t FromEnvironment(const char* name, uint64_t otherwise) {

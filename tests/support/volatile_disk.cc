@@ -42,14 +42,27 @@ std::optional<Place> MappedAt(const void* address) {
 
 }  // namespace
 
+VolatileDisk::File* VolatileDisk::Find(uint64_t inode) {
+  for (const auto& file : files_) {
+    if (file->inode == inode) return file.get();
+  }
+  return nullptr;
+}
+
+VolatileDisk::File* VolatileDisk::Find(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 ? Find(status.st_ino) : nullptr;
+}
+
 VolatileDisk::File& VolatileDisk::Follow(int fd) {
   struct stat status {};
   ::fstat(fd, &status);
-  File& file = files_[status.st_ino];
-  if (!file.fd.valid()) {
-    file.fd = UniqueFd(::open(fmt::format("/proc/self/fd/{}", fd).c_str(),
-                              O_RDWR | O_CLOEXEC));
-  }
+  if (File* file = Find(status.st_ino)) return *file;
+  files_.push_back(std::make_unique<File>());
+  File& file = *files_.back();
+  file.inode = status.st_ino;
+  file.fd = UniqueFd(
+      ::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDWR | O_CLOEXEC));
   return file;
 }
 
@@ -81,33 +94,28 @@ void VolatileDisk::LoseOf(File& file, const Chooses& lost) {
 }
 
 void VolatileDisk::Lose(const std::string& path, const Chooses& lost) {
-  struct stat status {};
-  if (::stat(path.c_str(), &status) != 0) return;
   MutexLock lock(mutex_);
-  const auto it = files_.find(status.st_ino);
-  if (it != files_.end()) LoseOf(it->second, lost);
+  if (File* file = Find(path)) LoseOf(*file, lost);
 }
 
 void VolatileDisk::WriteBack(const std::string& path, const Chooses& written) {
-  struct stat status {};
-  if (::stat(path.c_str(), &status) != 0) return;
   MutexLock lock(mutex_);
-  const auto it = files_.find(status.st_ino);
-  if (it == files_.end()) return;
-  for (auto& [page, bytes] : it->second.durable) {
+  File* file = Find(path);
+  if (file == nullptr) return;
+  for (auto& [page, bytes] : file->durable) {
     if (!written(page)) continue;
-    static_cast<void>(::pread(it->second.fd.get(), bytes.data(), bytes.size(),
+    static_cast<void>(::pread(file->fd.get(), bytes.data(), bytes.size(),
                               static_cast<off_t>(page * kPage)));
   }
 }
 
 void VolatileDisk::LoseAll(const Chooses& lost) {
   MutexLock lock(mutex_);
-  std::erase_if(files_, [](const auto& item) {
+  std::erase_if(files_, [](const auto& file) {
     struct stat status {};
-    return ::fstat(item.second.fd.get(), &status) != 0 || status.st_nlink == 0;
+    return ::fstat(file->fd.get(), &status) != 0 || status.st_nlink == 0;
   });
-  for (auto& [inode, file] : files_) LoseOf(file, lost);
+  for (const auto& file : files_) LoseOf(*file, lost);
 }
 
 void VolatileDisk::Forget() {
@@ -168,14 +176,14 @@ int VolatileDisk::SyncMapping(std::span<std::byte> bytes) {
   const auto mapped = MappedAt(bytes.data());
   if (!mapped) return -EINVAL;
   MutexLock lock(mutex_);
-  const auto it = files_.find(mapped->inode);
-  if (it == files_.end()) return 0;  // not followed: all of it is durable
+  File* file = Find(mapped->inode);
+  if (file == nullptr) return 0;  // not followed: all of it is durable
   const uint64_t skip = mapped->offset % kPage;
   for (uint64_t at = mapped->offset - skip; at < mapped->offset + bytes.size();
        at += kPage) {
     // The whole page is mapped, since mappings begin and end with one.
     const std::byte* page = bytes.data() - skip + (at + skip - mapped->offset);
-    it->second.durable[at / kPage].assign(page, page + kPage);
+    file->durable[at / kPage].assign(page, page + kPage);
   }
   return 0;
 }

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,7 @@ class VolatileDisk final : public CacheDisk {
 
  private:
   struct File {
+    uint64_t inode = 0;
     UniqueFd fd;
     // What is on the disk of the pages that may be others in memory.
     std::map<uint64_t, std::vector<std::byte>> durable;
@@ -62,13 +64,16 @@ class VolatileDisk final : public CacheDisk {
 
   // The file, followed from now on.
   File& Follow(int fd) REQUIRES(mutex_);
+  File* Find(uint64_t inode) REQUIRES(mutex_);
+  File* Find(const std::string& path) REQUIRES(mutex_);
   // Remembers what is on the disk of the range, before it changes.
   static void Remember(File& file, uint64_t offset, uint64_t length);
   static void LoseOf(File& file, const Chooses& lost);
 
   CacheDisk& disk_ = CacheDisk::System();
   Mutex mutex_;
-  std::map<uint64_t, File> files_ GUARDED_BY(mutex_);  // by inode
+  // As they were first seen: the same seed loses the same pages.
+  std::vector<std::unique_ptr<File>> files_ GUARDED_BY(mutex_);
 };
 
 }  // namespace weightfs
