@@ -89,6 +89,17 @@ class Origin(Fault):
                 again(lambda: hub.control("release_hangs"))
 
 
+# For a second, reads of bytes that could not be had fail at once.
+FAILURE_MEMORY = 1.0 + 0.5
+
+
+@contextlib.contextmanager
+def remembered(world, excuse):
+    with world.readers.window(excuse, world.both()):
+        yield
+        world.closed.wait(FAILURE_MEMORY)
+
+
 class FinalOrigin(Origin):
     """An answer that no retry can mend: reads may fail at once."""
     name = "origin, final"
@@ -99,7 +110,7 @@ class FinalOrigin(Origin):
         self.faults = [origin_faults.final(random)]
 
     def excuse(self, world):
-        return world.readers.window("final", world.both())
+        return remembered(world, "final")
 
 
 class LastingOrigin(Origin):
@@ -113,7 +124,7 @@ class LastingOrigin(Origin):
         self.seconds = timeout * random.uniform(1.1, 2)
 
     def excuse(self, world):
-        return world.readers.window("outlasted", world.both())
+        return remembered(world, "outlasted")
 
 
 def again(action):
