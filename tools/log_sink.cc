@@ -8,18 +8,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <mutex>
 #include <system_error>
+#include <thread>
 #include <utility>
 
-#include "cache/patient_calls.h"
+#include "formats/base/clock.h"
 #include "formats/base/mutex.h"
 #include "formats/base/unique_fd.h"
+#include "formats/base/worker_pool.h"
 #include "tools/text.h"
 
 namespace weightfs {
@@ -46,10 +48,10 @@ class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
         fd_(std::move(fd)) {}
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Steady = std::chrono::steady_clock;
 
   void sink_it_(const spdlog::details::log_msg& message) override {
-    if (!file_.empty() && Clock::now() >= next_check_) FollowRename();
+    if (!file_.empty() && Steady::now() >= next_check_) FollowRename();
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
     const int fd = fd_.valid() ? fd_.get() : STDERR_FILENO;
@@ -65,7 +67,7 @@ class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
   void FollowRename() {
-    next_check_ = Clock::now() + std::chrono::seconds(1);
+    next_check_ = Steady::now() + std::chrono::seconds(1);
     struct stat named {};
     struct stat open {};
     if (::fstat(fd_.get(), &open) == 0 && ::stat(file_.c_str(), &named) == 0 &&
@@ -84,7 +86,7 @@ class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
   const std::string file_;
   const bool redirects_stdio_;
   UniqueFd fd_;
-  Clock::time_point next_check_ = Clock::now() + std::chrono::seconds(1);
+  Steady::time_point next_check_ = Steady::now() + std::chrono::seconds(1);
 };
 
 struct Tee {
@@ -93,29 +95,89 @@ struct Tee {
 };
 
 // Where lines go: to the file, by a thread of its own, since its disk may stop
-// answering. Who logs waits for the line to be written, but not for long.
-struct Output {
-  explicit Output(std::shared_ptr<FileSink> written)
-      : sink(std::move(written)) {}
-  void Write(spdlog::level::level_enum level, std::string_view line) {
+// answering. Who logs waits for the line to be written, but not for long, and
+// not at all while an earlier line was not written in time; what is not written
+// yet is kept, up to a limit.
+class Output {
+ public:
+  explicit Output(std::shared_ptr<FileSink> sink)
+      : sink_(std::move(sink)),
+        writer_(StartThread("wfs-log", [this] { WriteAll(); })) {}
+  ~Output() {
+    {
+      MutexLock lock(mutex_);
+      stopping_ = true;
+      changed_.NotifyAll();
+    }
+    writer_.join();
+  }
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+
+  void Write(spdlog::level::level_enum level, std::string_view line)
+      EXCLUDES(mutex_) {
     // Here: the time and the thread are the caller's.
     const spdlog::details::log_msg message(
         "weightfs", level, spdlog::string_view_t(line.data(), line.size()));
-    const bool written = writer.Run(
-        [out = sink, buffer = spdlog::details::log_msg_buffer(message)] {
-          out->log(buffer);
-        });
-    if (!written) {
-      lost.fetch_add(1);
-    } else if (const uint64_t count = lost.exchange(0); count > 0) {
-      Write(spdlog::level::warn,
-            fmt::format("the log did not take {} lines in time", count));
+    MutexLock lock(mutex_);
+    if (waiting_bytes_ + line.size() > kMaxWaitingBytes) {
+      ++lost_;
+      return;
+    }
+    waiting_.emplace_back(message);
+    waiting_bytes_ += line.size();
+    const uint64_t number = ++taken_;
+    changed_.NotifyAll();
+    const auto deadline = Clock::System().Now() + kPatience;
+    while (written_ < number && !late_) {
+      if (!changed_.WaitUntil(mutex_, deadline) &&
+          Clock::System().Now() >= deadline) {
+        late_ = written_ < number;
+      }
     }
   }
 
-  const std::shared_ptr<FileSink> sink;
-  std::atomic<uint64_t> lost{0};
-  PatientCalls writer{"wfs-log", 1, std::chrono::milliseconds(200)};
+ private:
+  static constexpr std::chrono::milliseconds kPatience{200};
+  static constexpr size_t kMaxWaitingBytes = 1 << 20;
+
+  void WriteAll() EXCLUDES(mutex_) {
+    for (;;) {
+      std::deque<spdlog::details::log_msg_buffer> lines;
+      uint64_t lost = 0;
+      {
+        MutexLock lock(mutex_);
+        while (waiting_.empty() && !stopping_) changed_.Wait(mutex_);
+        if (waiting_.empty()) return;
+        lines.swap(waiting_);
+        waiting_bytes_ = 0;
+        lost = std::exchange(lost_, 0);
+      }
+      for (const auto& line : lines) {
+        sink_->log(line);
+        MutexLock lock(mutex_);
+        ++written_;
+        late_ = late_ && written_ < taken_;
+        changed_.NotifyAll();
+      }
+      if (lost == 0) continue;
+      const std::string text =
+          fmt::format("the log's disk did not take {} lines in time", lost);
+      sink_->log({"weightfs", spdlog::level::warn, text});
+    }
+  }
+
+  const std::shared_ptr<FileSink> sink_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<spdlog::details::log_msg_buffer> waiting_ GUARDED_BY(mutex_);
+  size_t waiting_bytes_ GUARDED_BY(mutex_) = 0;
+  uint64_t taken_ GUARDED_BY(mutex_) = 0;
+  uint64_t written_ GUARDED_BY(mutex_) = 0;
+  uint64_t lost_ GUARDED_BY(mutex_) = 0;
+  bool late_ GUARDED_BY(mutex_) = false;  // nobody waits until all is written
+  bool stopping_ GUARDED_BY(mutex_) = false;
+  std::jthread writer_;
 };
 
 // The facade's sink is a plain function, so what it writes to is global. Never

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -267,6 +268,39 @@ TEST_F(FolderTest, LogFollowsItsNameAndIsItsOwnersAlone) {
   struct stat attr {};
   ASSERT_EQ(::stat(path.c_str(), &attr), 0);
   EXPECT_EQ(attr.st_mode & 0777, 0600u);
+}
+
+// As on a disk that stops answering, and goes on.
+TEST_F(FolderTest, LinesWaitForALogThatDoesNotTakeThem) {
+  const std::string path = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const UniqueFd reader(
+      ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_OK(InstallLog({.file = path}));
+  const std::string text(1000, 'x');
+  const auto began = std::chrono::steady_clock::now();
+  // More than a pipe holds, and than is kept.
+  for (int i = 0; i < 2'000; ++i) LogInfo("{} line {}.", text, i);
+  // Not 200 ms for each of a thousand.
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(30));
+  std::string got;
+  pollfd ready{reader.get(), POLLIN, 0};
+  while (got.find("lines in time") == std::string::npos &&
+         ::poll(&ready, 1, 10'000) > 0) {
+    std::array<char, 65536> buffer{};
+    const ssize_t n = ::read(reader.get(), buffer.data(), buffer.size());
+    if (n > 0) got.append(buffer.data(), static_cast<size_t>(n));
+  }
+  SetLogSink(nullptr, LogLevel::kInfo);
+  // Those that were kept, in order, and how many were not.
+  int kept = 0;
+  for (size_t at = 0; (at = got.find(fmt::format(" line {}.\n", kept), at)) !=
+                      std::string::npos;
+       ++kept) {
+  }
+  EXPECT_GT(kept, 500);
+  EXPECT_THAT(got, HasSubstr(fmt::format("did not take {} lines in time",
+                                         2'000 - kept)));
 }
 
 TEST_F(FolderTest, AnOvergrownLogIsSetAside) {
