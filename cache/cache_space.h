@@ -69,6 +69,10 @@ class CacheSpace {
   Stats stats_ GUARDED_BY(mutex_);
 };
 
+// Bytes of the largest object that may be whole in the cache: the evictor takes
+// more away of one that leaves no headroom.
+uint64_t LargestWholeObject(const CacheLimits& limits);
+
 }  // namespace weightfs
 
 #endif  // WEIGHTFS_CACHE_CACHE_SPACE_H_

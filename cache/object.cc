@@ -50,22 +50,27 @@ Result<> ObjectSource::Read(uint64_t offset, std::span<std::byte> out) {
                                          pending->result = std::move(result);
                                          pending->ended.NotifyAll();
                                        });
-  {
-    MutexLock lock(pending->mutex);
-    while (!pending->result) {
-      if (forever) {
-        pending->ended.Wait(pending->mutex);
-      } else if (!pending->ended.WaitUntil(pending->mutex,
-                                           options.deadline + kDonePatience) &&
-                 Clock::System().Now() >= options.deadline + kDonePatience) {
-        break;
+  for (Clock::Time until = options.deadline;;) {
+    {
+      MutexLock lock(pending->mutex);
+      while (!pending->result) {
+        if (forever) {
+          pending->ended.Wait(pending->mutex);
+        } else if (!pending->ended.WaitUntil(pending->mutex,
+                                             until + kDonePatience) &&
+                   Clock::System().Now() >= until + kDonePatience) {
+          break;
+        }
+      }
+      if (pending->result) {
+        RETURN_IF_ERROR(*pending->result);
+        std::copy(pending->bytes.begin(), pending->bytes.end(), out.begin());
+        return {};
       }
     }
-    if (pending->result) {
-      RETURN_IF_ERROR(*pending->result);
-      std::copy(pending->bytes.begin(), pending->bytes.end(), out.begin());
-      return {};
-    }
+    const Clock::Time later = object_->Until(id, options.deadline);
+    if (later <= until) break;
+    until = later;
   }
   object_->CancelRead(id);
   return MakeError(Code::kUnavailable,

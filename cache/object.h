@@ -52,6 +52,11 @@ class Object {
   // first. Once `done` ran, unknown ids included, this does nothing.
   virtual void CancelRead(ReadId id) = 0;
 
+  // When the read ends at the latest, as things are: its deadline, or later
+  // where that counts from the last byte that came. `deadline`: the read's.
+  virtual Clock::Time Until(ReadId /*id*/, Clock::Time deadline) const {
+    return deadline;
+  }
   // What the read waits for now, for logs: "the cache", the origin's name.
   virtual std::string WaitsFor(ReadId id) const = 0;
 
@@ -67,7 +72,7 @@ class Object {
 // object.
 class ObjectSource final : public ByteSource {
  public:
-  // Each ReadAt ends within `timeout`.
+  // Each ReadAt ends within `timeout`, or when the object's Until() says.
   ObjectSource(std::shared_ptr<Object> object, Clock::Time::duration timeout)
       : object_(std::move(object)), timeout_(timeout) {}
 

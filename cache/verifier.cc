@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <utility>
 
@@ -32,12 +33,14 @@ struct Verifier::Watched {
 
   void Restart() {
     hash = ContentHash(file.id.kind, file.size);
+    hashed = 0;
     generations.clear();
   }
 
   const FileInfo file;
   const std::weak_ptr<CacheFile> cached;
   ContentHash hash;
+  std::atomic<uint64_t> hashed{0};  // as the hash counts, for other threads
   // Of the slabs hashed so far, from before that.
   std::vector<uint32_t> generations;
 };
@@ -65,6 +68,18 @@ void Verifier::Nudge() {
   MutexLock lock(mutex_);
   nudged_ = true;
   wake_.NotifyAll();
+}
+
+uint64_t Verifier::HashedBytes(const CacheFile& cached) const {
+  const auto file = cached.weak_from_this();
+  MutexLock lock(mutex_);
+  for (const auto& watched : watched_) {
+    if (!watched->cached.owner_before(file) &&
+        !file.owner_before(watched->cached)) {
+      return watched->hashed;
+    }
+  }
+  return 0;
 }
 
 Verifier::Stats Verifier::stats() const {
@@ -148,6 +163,7 @@ Verifier::Step Verifier::Advance(Watched& watched) {
     if (!cached->Read(begin, bytes).has_value()) return Step::kIdle;
   }
   watched.hash.Add(bytes);
+  watched.hashed = watched.hash.added();
   {
     MutexLock lock(mutex_);
     stats_.hashed_bytes += bytes.size();

@@ -48,6 +48,8 @@ class Verifier {
       EXCLUDES(mutex_);
   // There may be something to do: do not wait for the next look.
   void Nudge() EXCLUDES(mutex_);
+  // How much of the file is hashed; 0: it is not followed, or done.
+  uint64_t HashedBytes(const CacheFile& cached) const EXCLUDES(mutex_);
   Stats stats() const EXCLUDES(mutex_);
 
   // Ends; waits for a disk read that runs. Idempotent.

@@ -125,6 +125,7 @@ std::string RenderStatusJson(const Repo& repo, const StatusReport& report) {
                      {"token_source", report.token_source},
                      {"offline", report.offline},
                      {"allow_other", report.allow_other},
+                     {"verify", report.strict ? "strict" : "background"},
                      {"files", snapshot.files.size()},
                      {"bytes", bytes},
                      {"fuse",

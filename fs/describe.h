@@ -39,6 +39,7 @@ struct StatusReport {
   std::string token_source;  // TokenProvider::Source(); never the token
   bool offline = false;
   bool allow_other = false;
+  bool strict = false;  // bytes are held back until they are verified
   FuseSettings fuse;
   FetcherStats fetcher;
   ObjectCache::Stats cache;

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/clock.h"
 #include "formats/base/result.h"
 
 namespace weightfs {
@@ -88,9 +89,30 @@ void ParkedOps::Fail(OpId op, Error error) {
 }
 
 void ParkedOps::OnDeadline(OpId op) {
+  const auto until = Until(op);
+  if (until && *until > std::chrono::steady_clock::now()) {
+    MutexLock lock(mutex_);
+    const auto it = parked_.find(op);
+    if (it != parked_.end()) {
+      it->second.timer = timers_.At(*until, [this, op] { OnDeadline(op); });
+    }
+    return;
+  }
   const std::string where = WaitsFor(op);
   Fail(op, MakeError(Code::kUnavailable,
                      "not answered by its deadline, waits for {}", where));
+}
+
+std::optional<TimerQueue::Time> ParkedOps::Until(OpId op) const {
+  std::function<TimerQueue::Time()> until;  // called without the lock
+  {
+    MutexLock lock(mutex_);
+    const auto it = parked_.find(op);
+    if (it == parked_.end()) return std::nullopt;
+    until = it->second.waiter.until;
+  }
+  if (!until) return std::nullopt;
+  return until();
 }
 
 std::string ParkedOps::WaitsFor(OpId op) const {

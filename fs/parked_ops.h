@@ -41,6 +41,9 @@ class ParkedOps {
     std::function<std::string()> where;
     std::function<void(Error)> fail;
     std::function<void()> abort;
+    // Asked at the deadline: whether there is a later one, as things are. Must
+    // not call back. May be empty.
+    std::function<TimerQueue::Time()> until{};
   };
   // Parks a reserved op. If it was interrupted before, or after Shutdown(), it
   // fails inline and false is returned.
@@ -55,6 +58,8 @@ class ParkedOps {
   void Interrupt(OpId op) EXCLUDES(mutex_);
   void Shutdown() EXCLUDES(mutex_);
   size_t size() EXCLUDES(mutex_);
+  // The later deadline of a parked op, if it has one by now.
+  std::optional<TimerQueue::Time> Until(OpId op) const EXCLUDES(mutex_);
   // What the op waits for, for logs.
   std::string WaitsFor(OpId op) const EXCLUDES(mutex_);
 

@@ -21,20 +21,17 @@ constexpr std::chrono::seconds kReopenPause{1};
 // A file whose whole-file hash was wrong so often is given to nobody.
 constexpr int kWrongTries = 2;
 
-// A file whose bytes its origin does not have.
+// A file of which no byte may be given.
 class RefusedObject final : public Object {
  public:
-  explicit RefusedObject(FileInfo file) : info_(std::move(file)) {}
+  RefusedObject(FileInfo file, Error why)
+      : info_(std::move(file)), why_(std::move(why)) {}
 
   const FileInfo& info() const override { return info_; }
   bool TryRead(uint64_t, std::span<std::byte>) override { return false; }
   ReadId StartRead(uint64_t, std::span<std::byte>, const ReadOptions&,
                    Done done) override {
-    done(
-        MakeError(Code::kCorrupt,
-                  "{}: twice, the bytes that the origin sent were not those of "
-                  "{}; mount again to try again",
-                  info_.path, info_.id.ToString()));
+    done(why_);
     return 0;
   }
   void CancelRead(ReadId) override {}
@@ -44,7 +41,24 @@ class RefusedObject final : public Object {
 
  private:
   const FileInfo info_;
+  const Error why_;
 };
+
+std::shared_ptr<Object> RefuseWrong(const FileInfo& info) {
+  return std::make_shared<RefusedObject>(
+      info, MakeError(Code::kCorrupt,
+                      "{}: twice, the bytes that the origin sent were not "
+                      "those of {}; mount again to try again",
+                      info.path, info.id.ToString()));
+}
+
+std::shared_ptr<Object> RefuseUnchecked(const FileInfo& info) {
+  return std::make_shared<RefusedObject>(
+      info, MakeError(Code::kIo,
+                      "{}: --verify=strict gives no byte that was not checked "
+                      "in the cache, and the cache cannot be used for it now",
+                      info.path));
+}
 
 // Worth another try later, as against bytes that are wrong.
 bool IsTransient(Code code) {
@@ -159,12 +173,16 @@ std::shared_ptr<Object> Repo::OpenFile(uint32_t file) {
     MutexLock lock(mutex_);
     const auto wrong = wrong_.find(file);
     if (wrong != wrong_.end() && wrong->second >= kWrongTries) {
-      return std::make_shared<RefusedObject>(info);
+      return RefuseWrong(info);
     }
   }
   auto in_cache = OpenInCache(info);
-  if (!in_cache) return parts_.fetcher->OpenObject(info, nullptr);
-  auto object = parts_.fetcher->OpenObject(info, *in_cache);
+  // Not kept: the cache may answer the next time.
+  if (!in_cache) return MakeObject(file, nullptr);
+  if (parts_.strict != nullptr && *in_cache == nullptr && info.size > 0) {
+    return MakeObject(file, nullptr);
+  }
+  auto object = MakeObject(file, *in_cache);
 
   OpenEntry dropped;  // closed without the lock
   {
@@ -185,6 +203,17 @@ std::shared_ptr<Object> Repo::OpenFile(uint32_t file) {
     parts_.verifier->Watch(info, *in_cache);
   }
   return object;
+}
+
+std::shared_ptr<Object> Repo::MakeObject(
+    uint32_t file, const std::shared_ptr<CacheFile>& in_cache) {
+  const FileInfo& info = snapshot_->files[file];
+  if (parts_.strict == nullptr || info.size == 0) {
+    return parts_.fetcher->OpenObject(info, in_cache);
+  }
+  if (in_cache == nullptr) return RefuseUnchecked(info);
+  return parts_.strict->Wrap(parts_.fetcher->OpenObject(info, in_cache),
+                             in_cache, [this, file] { return OpenFile(file); });
 }
 
 void Repo::SetOnWrong(std::function<void(uint32_t file)> on_wrong) {

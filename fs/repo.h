@@ -30,6 +30,7 @@
 #include "cache/object_cache.h"
 #include "cache/origin.h"
 #include "cache/patient_calls.h"
+#include "cache/strict_object.h"
 #include "cache/verifier.h"
 #include "formats/base/mutex.h"
 #include "formats/base/worker_pool.h"
@@ -68,13 +69,16 @@ struct RepoOptions {
 class Repo {
  public:
   // All but `cache` (null: nothing is kept) and `verifier` are required and
-  // must outlive it; stop `indexers` and `verifier` before it goes.
+  // must outlive it; stop `indexers`, `verifier` and `strict` before it goes.
   struct Parts {
     Origin* origin = nullptr;
     Fetcher* fetcher = nullptr;
     ObjectCache* cache = nullptr;
     WorkerPool* indexers = nullptr;
     Verifier* verifier = nullptr;  // null: hashes are not checked
+    // Not null: no byte is given to anybody, this process's own parsers
+    // included, before its file is verified. REQUIRES: cache, verifier.
+    StrictReads* strict = nullptr;
   };
 
   // Lists the origin (blocks).
@@ -131,6 +135,9 @@ class Repo {
   void Load(uint32_t set) EXCLUDES(mutex_);
   // Nothing if the cache did not answer in time; null: do without it.
   std::optional<std::shared_ptr<CacheFile>> OpenInCache(const FileInfo& info);
+  // The file as it is read by way of `in_cache`.
+  std::shared_ptr<Object> MakeObject(
+      uint32_t file, const std::shared_ptr<CacheFile>& in_cache);
   void OnWrong(const FileInfo& info) EXCLUDES(mutex_);
   Indexed Build(uint32_t set);
   Result<std::vector<uint32_t>> SetFiles(

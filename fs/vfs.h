@@ -75,6 +75,9 @@ class Vfs {
   void Interrupt(OpId op) { parked_.Interrupt(op); }
   // Instead of a call.
   void DropOp(OpId op) { parked_.Release(op); }
+  // When a call that waits ends at the latest, if that is later than its time
+  // by now, since what it waits for comes.
+  std::optional<Clock::Time> Until(OpId op) const { return parked_.Until(op); }
   // What the call of an op waits for, for logs.
   std::string WaitsFor(OpId op) const { return parked_.WaitsFor(op); }
   // Ends every parked call with kCancelled, and every later one that would

@@ -42,6 +42,19 @@ struct ParkedRead {
     return all;
   }
 
+  Clock::Time Until(Clock::Time deadline) EXCLUDES(mutex) {
+    std::vector<std::pair<std::shared_ptr<Object>, ReadId>> reads;
+    {
+      MutexLock lock(mutex);
+      reads = started;
+    }
+    Clock::Time latest = deadline;
+    for (const auto& [object, id] : reads) {
+      latest = std::max(latest, object->Until(id, deadline));
+    }
+    return latest;
+  }
+
   void Abort() EXCLUDES(mutex) {
     std::vector<std::pair<std::shared_ptr<Object>, ReadId>> reads;
     {
@@ -221,7 +234,13 @@ void Vfs::Read(OpId op, uint64_t node, uint64_t offset, size_t size,
             parked, deadline + kDeadlineSlack,
             {.where = [read] { return read->WaitsFor(); },
              .fail = [read](Error error) { read->done(std::move(error)); },
-             .abort = [read] { read->Abort(); }});
+             .abort = [read] { read->Abort(); },
+             .until =
+                 [read, deadline] {
+                   const auto later = read->Until(deadline);
+                   return later > deadline ? later + kDeadlineSlack
+                                           : Clock::Time();
+                 }});
         if (!parks) return;
         impl_->pool_.Submit([this, parked, read, deadline] {
           StartParts(*impl_, parked, read, deadline);

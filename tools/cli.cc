@@ -133,6 +133,11 @@ void AddMount(CLI::App* app, Flags* flags) {
   mount->add_flag("--share-private", flags->share_private,
                   "also where it is private or gated");
   mount
+      ->add_option("--verify", flags->verify,
+                   "strict: give no byte before its whole file is\n"
+                   "fetched and its hash was right [background]")
+      ->type_name("HOW");
+  mount
       ->add_option("--read-ahead-kb", flags->read_ahead_kb,
                    "the kernel's read-ahead, if permitted [4096]")
       ->type_name("KIB");

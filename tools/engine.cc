@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "cache/cache_space.h"
 #include "cache/hub/hub_origin.h"
 #include "cache/local/local_origin.h"
 #include "formats/base/log.h"
@@ -76,13 +77,15 @@ Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
     // A smaller limit than last time.
     engine->pool_.Submit([cache = engine->cache_.get()] { cache->Trim(); });
   }
+  if (options.strict) RETURN_IF_ERROR(engine->ReadStrictly(options));
   RepoOptions repo_options;
   repo_options.metadata_timeout = options.metadata_timeout;
   auto repo = Repo::Open({.origin = engine->origin_.get(),
                           .fetcher = engine->fetcher_.get(),
                           .cache = engine->cache_.get(),
                           .indexers = &engine->indexers_,
-                          .verifier = &engine->verifier_},
+                          .verifier = &engine->verifier_,
+                          .strict = engine->strict_.get()},
                          repo_options);
   if (!repo.has_value()) {
     Error error = std::move(repo).error();
@@ -105,10 +108,27 @@ void Engine::Stop() {
   // The fetcher ends what indexers wait for; what it ends is completed on the
   // pool, which therefore stops last.
   if (fetcher_ != nullptr) fetcher_->Stop();
+  if (strict_ != nullptr) strict_->Stop();
   verifier_.Stop();
   indexers_.Stop();
   timers_.Stop();
   pool_.Stop();
+}
+
+Result<> Engine::ReadStrictly(const Options& options) {
+  if (cache_ == nullptr) {
+    return MakeError(Code::kIo,
+                     "--verify=strict: what is read is checked in the cache, "
+                     "and the cache {} cannot be used (the log says why)",
+                     options.cache_dir);
+  }
+  strict_ = std::make_unique<StrictReads>(
+      StrictReads::Parts{.timers = &timers_,
+                         .pool = &pool_,
+                         .verifier = &verifier_,
+                         .largest = LargestWholeObject(Limits(options)),
+                         .patience = options.read_timeout});
+  return {};
 }
 
 Result<> Engine::OpenOrigin(const Options& options) {

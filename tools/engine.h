@@ -18,6 +18,7 @@
 #include "cache/origin.h"
 #include "cache/patient_calls.h"
 #include "cache/snapshot_store.h"
+#include "cache/strict_object.h"
 #include "cache/verifier.h"
 #include "formats/base/timer_queue.h"
 #include "formats/base/worker_pool.h"
@@ -54,6 +55,7 @@ class Engine {
   Engine() = default;
   Result<> OpenOrigin(const Options& options);
   Result<> OpenCache(const Options& options);
+  Result<> ReadStrictly(const Options& options);
 
   // In the order in which they are needed, so that they go in reverse.
   std::unique_ptr<TokenProvider> token_;
@@ -68,6 +70,7 @@ class Engine {
   WorkerPool indexers_{"wfs-index", 2};
   Verifier verifier_;
   std::unique_ptr<Fetcher> fetcher_;
+  std::unique_ptr<StrictReads> strict_;
   std::unique_ptr<Repo> repo_;
 };
 

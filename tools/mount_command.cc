@@ -72,6 +72,7 @@ class MountStatus {
     report_.token_source = engine.TokenSource();
     report_.offline = plan.options.offline;
     report_.allow_other = plan.options.allow_other;
+    report_.strict = plan.options.strict;
     if (engine.cache() != nullptr) {
       report_.cache_folder = engine.cache()->folder();
     }
@@ -215,12 +216,17 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   Result<> served;
   {
     const Registration registration(options.run_dir, status.Record());
-    engine->repo().SetOnWrong([&](uint32_t file) {
-      for (const uint64_t node : vfs.NodesOfFile(file)) {
-        session->Invalidate(node);
-      }
-    });
-    engine->repo().LoadShownIndexes();
+    // Read strictly, no page of it was ever given; and to drop a page means to
+    // wait for who reads it, who may wait for this very thread.
+    if (!options.strict) {
+      engine->repo().SetOnWrong([&](uint32_t file) {
+        for (const uint64_t node : vfs.NodesOfFile(file)) {
+          session->Invalidate(node);
+        }
+      });
+    }
+    // That would fetch all weights; whoever looks for tensors does it.
+    if (!options.strict) engine->repo().LoadShownIndexes();
     std::optional<ArmOnSignals> arm_on_signals;
     served = session->Serve([&](const FuseSettings& settings) {
       status.SetFuse(settings);

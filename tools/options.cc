@@ -184,6 +184,15 @@ Result<> ResolveWords(const Flags& flags, Options* options) {
                        QuoteName(flags.log_level));
     }
   }
+  if (!flags.verify.empty()) {
+    const std::string verify = ToLower(flags.verify);
+    if (verify != "strict" && verify != "background") {
+      return MakeError(Code::kInvalid,
+                       "--verify: {} is none of strict and background",
+                       QuoteName(flags.verify));
+    }
+    options->strict = verify == "strict";
+  }
   if (!flags.format.empty()) {
     const auto format = FormatFromName(flags.format);
     if (!format.has_value()) {
@@ -227,6 +236,13 @@ Result<Options> ResolveOptions(const Flags& flags,
                      flags.read_ahead_kb, kMaxReadAheadKb);
   }
   options.read_ahead_kb = flags.read_ahead_kb;
+  if (options.strict && options.source.has_value() &&
+      options.source->kind == Source::Kind::kLocal) {
+    return MakeError(Code::kInvalid,
+                     "--verify=strict: {} is read where it is, and no list of "
+                     "hashes says what its bytes must be",
+                     options.source->text);
+  }
   if (flags.share_private && !flags.allow_other) {
     return Error(Code::kInvalid,
                  "--share-private does nothing without --allow-other");
@@ -249,12 +265,13 @@ void LogOptions(const Options& options) {
   LogDebug(
       "options in force: source={} endpoint={} offline={} cache_dir={} "
       "token_file={} read_timeout_ms={} metadata_timeout_ms={} "
-      "stall_timeout_ms={} read_ahead_kb={} allow_other={} share_private={}",
+      "stall_timeout_ms={} read_ahead_kb={} allow_other={} share_private={} "
+      "strict={}",
       options.source.has_value() ? options.source->text : "", options.endpoint,
       options.offline, options.cache_dir, options.token_file,
       options.read_timeout.count(), options.metadata_timeout.count(),
       options.stall_timeout.count(), options.read_ahead_kb, options.allow_other,
-      options.share_private);
+      options.share_private, options.strict);
 }
 
 bool IsTrue(std::string_view value) {

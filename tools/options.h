@@ -37,6 +37,7 @@ struct Flags {
   std::string log_file;
   std::string log_level;
   std::string format;
+  std::string verify;
   std::string output;
   uint32_t read_ahead_kb = 4096;
   bool offline = false;
@@ -80,6 +81,7 @@ struct Options {
   bool foreground = false;
   bool allow_other = false;
   bool share_private = false;
+  bool strict = false;  // no byte is given before its whole file was verified
   bool json = false;
   bool all = false;
   bool lazy = false;

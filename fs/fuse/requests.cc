@@ -117,7 +117,7 @@ void Requests::Stop() {
 
 void Requests::Watch() {
   for (;;) {
-    std::vector<Request> late;
+    std::vector<std::pair<RequestId, Request>> due;
     std::vector<std::pair<RequestId, Request>> stuck;
     {
       MutexLock lock(mutex_);
@@ -128,25 +128,40 @@ void Requests::Watch() {
       }
       if (stopping_) return;
       const auto now = Clock::System().Now();
-      for (auto it = waiting_.begin(); it != waiting_.end();) {
-        Request& request = it->second;
+      for (auto& [id, request] : waiting_) {
         if (request.deadline <= now) {
-          late.push_back(request);
-          it = waiting_.erase(it);
-          continue;
-        }
-        if (request.resident && request.started + times_.resident <= now) {
+          due.emplace_back(id, request);
+        } else if (request.resident &&
+                   request.started + times_.resident <= now) {
           request.resident = false;
-          stuck.emplace_back(it->first, request);
+          stuck.emplace_back(id, request);
         }
-        ++it;
       }
-      answering_ += late.size();
-      late_ += late.size();
     }
     for (const auto& [id, request] : stuck) RestartRead(id, request);
-    for (const Request& request : late) FailLate(request);
+    for (const Request& request : TakeLate(due)) FailLate(request);
   }
+}
+
+// Of those whose time is over, takes out the ones that get no more of it.
+std::vector<Requests::Request> Requests::TakeLate(
+    const std::vector<std::pair<RequestId, Request>>& due) {
+  std::vector<Request> late;
+  for (const auto& [id, request] : due) {
+    const auto until = request.resident ? std::nullopt : vfs_.Until(request.op);
+    MutexLock lock(mutex_);
+    const auto it = waiting_.find(id);
+    if (it == waiting_.end()) continue;
+    if (until && *until + times_.grace > Clock::System().Now()) {
+      it->second.deadline = *until + times_.grace;
+      continue;
+    }
+    late.push_back(it->second);
+    waiting_.erase(it);
+    ++answering_;
+    ++late_;
+  }
+  return late;
 }
 
 void Requests::RestartRead(RequestId id, const Request& request) {

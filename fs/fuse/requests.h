@@ -75,6 +75,8 @@ class Requests {
 
  private:
   void Watch() EXCLUDES(mutex_);
+  std::vector<Request> TakeLate(
+      const std::vector<std::pair<RequestId, Request>>& due) EXCLUDES(mutex_);
   void FailLate(const Request& request);
   void RestartRead(RequestId id, const Request& request);
 

@@ -27,6 +27,27 @@ class ParkedOpsTest : public ::testing::Test {
   std::vector<Code> failed_;
 };
 
+// As where a read's patience counts from the last byte that came.
+TEST_F(ParkedOpsTest, ADeadlineMovesAsItsWaiterSays) {
+  const auto last = In(milliseconds(60));
+  int asked = 0;
+  std::promise<TimerQueue::Time> failed;
+  ParkedOps::Waiter waiter;
+  waiter.where = [] { return std::string("a test"); };
+  waiter.fail = [&](const Error&) {
+    failed.set_value(std::chrono::steady_clock::now());
+  };
+  waiter.until = [&] {
+    ++asked;
+    return std::min(last, In(milliseconds(25)));
+  };
+  const OpId op = ops_.Reserve();
+  ASSERT_TRUE(ops_.Park(op, In(milliseconds(1)), std::move(waiter)));
+  EXPECT_GE(failed.get_future().get(), last);
+  EXPECT_GE(asked, 2);
+  EXPECT_FALSE(ops_.Until(op).has_value());
+}
+
 TEST_F(ParkedOpsTest, OnlyOneTakesAnOp) {
   const OpId op = ops_.Reserve();
   EXPECT_TRUE(ops_.Park(op, In(std::chrono::hours(1)), Record()));
