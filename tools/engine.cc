@@ -71,8 +71,13 @@ Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
   LogOptions(options);
   std::unique_ptr<Engine> engine(new Engine);
   RETURN_IF_ERROR(engine->OpenOrigin(options));
+  FetcherOptions fetching;
+  // Whoever waits is to see some tries after an outage.
+  fetching.max_backoff =
+      std::max(fetching.first_backoff,
+               std::min(fetching.max_backoff, options.read_timeout / 4));
   engine->fetcher_ = Fetcher::Create(*engine->origin_, engine->timers_,
-                                     engine->pool_, FetcherOptions());
+                                     engine->pool_, fetching);
   if (engine->cache_ != nullptr) {
     // A smaller limit than last time.
     engine->pool_.Submit([cache = engine->cache_.get()] { cache->Trim(); });

@@ -280,7 +280,18 @@ STORMS = [
     Storm("403", fault("refuse_signature"), "HTTP 403"),
     Storm("hub-500", fault("status", listener="hub", number=500), "HTTP 500"),
 ]
-OUTAGES = [Storm("20-seconds", {}, "")]
+
+
+@dataclasses.dataclass
+class Outage:
+    """Of all connections; who waits for the origin outlives it."""
+    name: str
+    seconds: int
+    timeout: int
+
+
+# The waits between tries are a quarter of the deadline at most, or 10 s.
+OUTAGES = [Outage("20-seconds", 20, 120), Outage("half-of-the-limit", 6, 12)]
 
 
 # --- at mount time ---
