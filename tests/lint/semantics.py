@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that each statement of fs/SEMANTICS.md and fs/SECURITY.md names tests
-that exist.
+"""Checks that each statement of fs/SEMANTICS.md and fs/SECURITY.md, and each
+row of tests/RELIABILITY.md, names tests that exist.
 
     semantics.py ROOT        prints each row that names no test or an unknown one
     semantics.py --self-test plants both faults and expects them to be found
@@ -16,9 +16,9 @@ import tempfile
 
 CC_TEST = re.compile(r"^TEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 PY_TEST = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
-DOCUMENTS = ("fs/SEMANTICS.md", "fs/SECURITY.md")
+DOCUMENTS = ("fs/SEMANTICS.md", "fs/SECURITY.md", "tests/RELIABILITY.md")
 # How a table's first row begins.
-HEADS = ("| ---", "| what", "| threat")
+HEADS = ("| ---", "| what", "| threat", "| found by")
 NAMED = re.compile(r"`(\w+\.\w+|test_\w+\.py::test_\w+)`")
 
 
@@ -59,13 +59,14 @@ def self_test():
         (root / "tests/e2e").mkdir(parents=True)
         (root / "tests/a_test.cc").write_text("TEST(Suite, Works) {\n}\n")
         for path, head in zip(DOCUMENTS, ("what is promised | test |",
-                                          "threat | defence | test |")):
+                                          "threat | defence | test |",
+                                          "found by | now | test |")):
             (root / path).write_text(
                 f"| {head}\n| --- | --- |\n"
                 "| good | `Suite.Works` |\n| bare | none |\n"
                 "| gone | `Suite.Gone` |\n")
         found = faults(root)
-    assert len(found) == 4, found
+    assert len(found) == 6, found
     for i, path in enumerate(DOCUMENTS):
         assert all(path in fault for fault in found[2 * i:2 * i + 2]), found
         assert "names no test" in found[2 * i], found
