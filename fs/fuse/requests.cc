@@ -174,10 +174,11 @@ void Requests::RestartRead(RequestId id, const Request& request) {
 }
 
 void Requests::FailLate(const Request& request) {
-  const std::string where =
-      request.resident ? "resident memory" : vfs_.WaitsFor(request.op);
+  // First of all: what comes next takes locks that a stuck thread may hold.
   fuse_reply_err(request.req, EIO);
   Answered();
+  const std::string where =
+      request.resident ? "resident memory" : vfs_.WaitsFor(request.op);
   LogError(
       "not answered by its deadline, given up op={} path={} node={:#x} "
       "range=[{}, +{}) age={:.1f}s waits_for={}",
