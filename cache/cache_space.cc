@@ -259,10 +259,10 @@ void CacheSpace::Evict(uint64_t wanted) {
   stats_.evicted_bytes += before - std::min(after, before);
 }
 
-uint64_t LargestWholeObject(const CacheLimits& limits) {
-  if (limits.max_bytes == UINT64_MAX) return UINT64_MAX;
-  const uint64_t headroom = std::min(limits.max_bytes / 8, kMaxHeadroom);
-  const uint64_t room = limits.max_bytes - headroom;
+uint64_t LargestWholeObject(uint64_t max_bytes) {
+  if (max_bytes == UINT64_MAX) return UINT64_MAX;
+  const uint64_t headroom = std::min(max_bytes / 8, kMaxHeadroom);
+  const uint64_t room = max_bytes - headroom;
   // `meta`, the folders and whatever else is there take their part.
   constexpr uint64_t kOthers = uint64_t{256} << 10;
   const uint64_t others = room / 1024 + kOthers;

@@ -69,9 +69,9 @@ class CacheSpace {
   Stats stats_ GUARDED_BY(mutex_);
 };
 
-// Bytes of the largest object that may be whole in the cache: the evictor takes
-// more away of one that leaves no headroom.
-uint64_t LargestWholeObject(const CacheLimits& limits);
+// Bytes of the largest object that may be whole in a cache of `max_bytes`: the
+// evictor takes more away of one that leaves no headroom.
+uint64_t LargestWholeObject(uint64_t max_bytes);
 
 }  // namespace weightfs
 

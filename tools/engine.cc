@@ -131,7 +131,7 @@ Result<> Engine::ReadStrictly(const Options& options) {
       StrictReads::Parts{.timers = &timers_,
                          .pool = &pool_,
                          .verifier = &verifier_,
-                         .largest = LargestWholeObject(Limits(options)),
+                         .largest = LargestWholeObject(options.cache_size),
                          .patience = options.read_timeout});
   return {};
 }

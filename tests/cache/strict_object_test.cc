@@ -295,10 +295,10 @@ TEST_F(StrictObjectTest, ASourceWaitsAsLongAsBytesCome) {
 }
 
 TEST(LargestWholeObjectTest, LeavesTheEvictorItsHeadroom) {
-  EXPECT_EQ(LargestWholeObject({}), UINT64_MAX);
-  EXPECT_EQ(LargestWholeObject({.max_bytes = 0}), 0);
+  EXPECT_EQ(LargestWholeObject(UINT64_MAX), UINT64_MAX);
+  EXPECT_EQ(LargestWholeObject(0), 0);
   const uint64_t gib = uint64_t{1} << 30;
-  const uint64_t most = LargestWholeObject({.max_bytes = 80 * gib});
+  const uint64_t most = LargestWholeObject(80 * gib);
   EXPECT_LT(most, 79 * gib);
   EXPECT_GT(most, 78 * gib);
 }
