@@ -16,6 +16,7 @@
 #include "cache/fetcher.h"
 #include "tests/support/fake_cache_file.h"
 #include "tests/support/fake_origin.h"
+#include "tests/support/gate.h"
 #include "tests/support/matchers.h"
 
 namespace weightfs {
@@ -64,32 +65,6 @@ class Reading {
   std::atomic<int> ends_{0};
   std::promise<Result<>> promise_;
   std::future<Result<>> end_;
-};
-
-// Opens once; waits block until then.
-class Gate {
- public:
-  void Open() {
-    MutexLock lock(mutex_);
-    open_ = true;
-    changed_.NotifyAll();
-  }
-  void Pass() {
-    MutexLock lock(mutex_);
-    ++waiting_;
-    changed_.NotifyAll();
-    while (!open_) changed_.Wait(mutex_);
-  }
-  void WaitForWaiters(int count) {
-    MutexLock lock(mutex_);
-    while (waiting_ < count) changed_.Wait(mutex_);
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool open_ GUARDED_BY(mutex_) = false;
-  int waiting_ GUARDED_BY(mutex_) = 0;
 };
 
 class FetcherTest : public ::testing::Test {

@@ -10,6 +10,7 @@
 #include "tests/fs/memory_origin.h"
 #include "tests/support/fake_cache_file.h"
 #include "tests/support/fake_kernel.h"
+#include "tests/support/gate.h"
 #include "tests/support/matchers.h"
 
 namespace weightfs {
@@ -21,32 +22,6 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kSize = 1 << 20;
-
-// Opens once; waits block until then.
-class Gate {
- public:
-  void Open() {
-    MutexLock lock(mutex_);
-    open_ = true;
-    changed_.NotifyAll();
-  }
-  void Pass() {
-    MutexLock lock(mutex_);
-    ++waiting_;
-    changed_.NotifyAll();
-    while (!open_) changed_.Wait(mutex_);
-  }
-  void WaitForWaiters(int count) {
-    MutexLock lock(mutex_);
-    while (waiting_ < count) changed_.Wait(mutex_);
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool open_ GUARDED_BY(mutex_) = false;
-  int waiting_ GUARDED_BY(mutex_) = 0;
-};
 
 // A cache in memory: one file, which a test gives.
 class OneFileCache final : public ObjectCache {
