@@ -91,21 +91,14 @@ class Channel {
 
   // Without waiting; a reader that is behind gets the next one.
   bool Send(uint8_t model, int fd) const {
-    struct iovec data {
-      &model, 1
-    };
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    struct msghdr message {};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    Message message(model);
+    cmsghdr* header = CMSG_FIRSTHDR(&message.header);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-    return ::sendmsg(write_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    return ::sendmsg(write_.get(), &message.header,
+                     MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
   }
   // Nothing: no writer is left. Waits for `wait_ms` at most; an invalid
   // descriptor if none came.
@@ -115,27 +108,36 @@ class Channel {
     };
     if (::poll(&ready, 1, wait_ms) != 1)
       return std::pair(size_t{0}, UniqueFd());
-    uint8_t model = 0;
-    struct iovec data {
-      &model, 1
-    };
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    struct msghdr message {};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    if (::recvmsg(read_.get(), &message, MSG_CMSG_CLOEXEC) != 1) {
+    Message message(0);
+    if (::recvmsg(read_.get(), &message.header, MSG_CMSG_CLOEXEC) != 1) {
       return std::nullopt;
     }
-    const cmsghdr* header = CMSG_FIRSTHDR(&message);
-    if (header == nullptr) return std::pair(size_t{model}, UniqueFd());
     int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-    return std::pair(size_t{model}, UniqueFd(fd));
+    const cmsghdr* header = CMSG_FIRSTHDR(&message.header);
+    if (header != nullptr) std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+    return std::pair(size_t{message.model}, UniqueFd(fd));
   }
 
  private:
+  // One byte and room for one descriptor.
+  struct Message {
+    explicit Message(uint8_t number) : model(number) {
+      header.msg_iov = &data;
+      header.msg_iovlen = 1;
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+    }
+    Message(const Message&) = delete;
+    Message& operator=(const Message&) = delete;
+
+    uint8_t model;
+    struct iovec data {
+      &model, sizeof(model)
+    };
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+    struct msghdr header {};
+  };
+
   UniqueFd read_;
   UniqueFd write_;
 };
