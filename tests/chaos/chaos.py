@@ -15,7 +15,6 @@ was violated.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -32,7 +31,6 @@ sys.dont_write_bytecode = True
 from world import Outcome, World, say, wait_until
 import harness
 import faults
-import origin_faults
 import report
 import selftest
 
@@ -144,7 +142,7 @@ class Run:
         """Reads go well on both mounts, and soon."""
         readers = self.world.readers
         before = readers.stats()["mount_reads"]
-        time.sleep(seconds)
+        self.world.closed.wait(seconds)
 
         def moved():
             now = readers.stats()["mount_reads"]

@@ -420,11 +420,7 @@ class OfflineDamage(OfCache):
     @contextlib.contextmanager
     def apply(self, world):
         with world.readers.window("down", world.both()):
-            for daemon in world.daemons:
-                daemon.gone()
-                daemon.signal(signal.SIGKILL)
-            for daemon in world.daemons:
-                wait_until(lambda d=daemon: not harness.alive(d.pid), 10)
+            world.kill_daemons()
             # A detached one of before still serves, and hashed what it holds.
             detached = [pid for daemon in world.daemons for pid in daemon.old
                         if harness.alive(pid)]

@@ -3,7 +3,6 @@
 import shutil
 import signal
 
-import harness
 import origin_faults
 from world import say, wait_until
 
@@ -28,11 +27,7 @@ def first_of(world, kind, timeout):
 def start_over(world, *faults_of_hub):
     """With an empty cache, and these faults."""
     with world.readers.window("down", world.both()):
-        for daemon in world.daemons:
-            daemon.gone()
-            daemon.signal(signal.SIGKILL)
-        for daemon in world.daemons:
-            wait_until(lambda d=daemon: not harness.alive(d.pid), 10)
+        world.kill_daemons()
         shutil.rmtree(world.cache)
         for order in faults_of_hub:
             world.hub.fault(**order)

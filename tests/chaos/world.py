@@ -277,6 +277,13 @@ class World:
     def both(self):
         return range(len(self.daemons))
 
+    def kill_daemons(self):
+        for daemon in self.daemons:
+            daemon.gone()
+            daemon.signal(signal.SIGKILL)
+        for daemon in self.daemons:
+            wait_until(lambda d=daemon: not harness.alive(d.pid), 10)
+
     def clean(self):
         self.closed.set()
         if self.readers and self.readers.process.poll() is None:
