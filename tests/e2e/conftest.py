@@ -47,3 +47,13 @@ def _mount(tmp_path):
     yield make
     for made in reversed(mounts):
         made.clean()
+
+
+@pytest.fixture(name="model")
+def _model(hub, mount):
+    hub.commit("org/model", generate=harness.MODEL)
+    mounted = mount("org/model", hub, name="reference", cache="reference-cache")
+    path = mounted.path / "repo" / "model.safetensors"
+    content = path.read_bytes()
+    mounted.unmount()
+    return content

@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -20,6 +21,8 @@ ALL = bool(os.environ.get("WEIGHTFS_TEST_ALL"))
 # "address,undefined" or "thread" where weightfs was built so.
 SANITIZED = os.environ.get("WEIGHTFS_SANITIZE")
 GRANULE = 128 << 10
+# What the fixture `model` holds.
+MODEL = f"tensors=48,tensor_bytes={1 << 20},dtype=F32,seed=9"
 
 
 class Hub:
@@ -123,6 +126,33 @@ def wait_until(condition, timeout=10.0):
             return False
         time.sleep(0.01)
     return True
+
+
+def in_time(call, limit):
+    """What `call` returns; fails the test if it takes longer."""
+    result = []
+
+    def run():
+        try:
+            result.append((call(), None))
+        except BaseException as error:  # pylint: disable=broad-except
+            result.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit)
+    assert result, f"did not come back in {limit} s"
+    if result[0][1] is not None:
+        raise result[0][1]
+    return result[0][0]
+
+
+def pread(path, length, offset):
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, length, offset)
+    finally:
+        os.close(file)
 
 
 class Mount:

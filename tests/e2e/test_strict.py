@@ -14,7 +14,7 @@ import time
 import pytest
 
 import harness
-from test_hangs import Disk
+from disk import Disk
 from test_integrity import FILE, MIB, local_model, verified
 
 STRICT = ("--verify", "strict")

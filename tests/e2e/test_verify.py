@@ -2,7 +2,6 @@
 """weightfs verify: what is cached, against its hashes."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 import pytest
 
 import harness
-from test_hangs import Disk
+from disk import Disk
 from test_integrity import FILE, local_model, verified
 
 MIB = 1 << 20
