@@ -32,6 +32,7 @@
 #include "cache/flight.h"
 #include "cache/inline_stays.h"
 #include "cache/origin_health.h"
+#include "cache/pace.h"
 #include "cache/patient_calls.h"
 #include "cache/read_op.h"
 #include "formats/base/mutex.h"
@@ -56,7 +57,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   bool TryRead(const FetchFile& file, uint64_t offset,
                std::span<std::byte> out);
   double CachedFraction(const std::shared_ptr<FetchFile>& file);
-  // "the cache" or the origin's name: what the read waits for now.
+  // "the cache" or the origin's name.
   std::string WaitsFor(ReadId id) const EXCLUDES(mutex_);
   void Stop() EXCLUDES(mutex_);
   FetcherStats stats() const EXCLUDES(mutex_);
@@ -74,6 +75,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   using FilePtr = std::shared_ptr<FetchFile>;
   using FlightPtr = std::shared_ptr<Flight>;
   using OpPtr = std::shared_ptr<ReadOp>;
+  using BytesPtr = std::shared_ptr<const GranuleBytes>;
 
   // fetch_core.cc
   enum class Where { kAnyThread, kPoolThread };
@@ -117,11 +119,11 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void EnqueueFlight(const FlightPtr& flight, int64_t ticket) REQUIRES(mutex_);
   bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
   size_t Lively(Clock::Time now) const REQUIRES(mutex_);  // not stalled
+  void Overtake(Clock::Time now, Effects&) REQUIRES(mutex_);
   void ArmWake(Clock::Time now) REQUIRES(mutex_);
   void OnWake() EXCLUDES(mutex_);
   void Consume(Flight&, std::span<const std::byte> data) EXCLUDES(mutex_);
-  void Publish(Flight& flight, uint64_t granule,
-               std::shared_ptr<const GranuleBytes> bytes) EXCLUDES(mutex_);
+  void Publish(Flight&, uint64_t granule, BytesPtr bytes) EXCLUDES(mutex_);
   void ConsumeDirect(Flight&, std::span<const std::byte> data) EXCLUDES(mutex_);
   void OnBytes(const Attempt& attempt) EXCLUDES(mutex_);
   void OnFetchDone(const Attempt& attempt, Result<> result) EXCLUDES(mutex_);
@@ -129,8 +131,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
       REQUIRES(mutex_);
   void Fail(Flight&, const Error& cause, Effects&) REQUIRES(mutex_);
   void EraseRest(Flight& flight, Effects&) REQUIRES(mutex_);
-  // Ends a flight that nobody waits for; cancels its attempt.
-  void Drop(const FlightPtr& flight, Effects&) REQUIRES(mutex_);
+  void Drop(const FlightPtr& flight, Effects&) REQUIRES(mutex_);  // unwanted
 
   // fetch_disk.cc
   void QueueDiskRead(const OpPtr&, uint64_t first, uint64_t last)
@@ -138,12 +139,11 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   bool DiskIsStuck(Clock::Time now) const REQUIRES(mutex_);
   void PumpDisk(Effects&) REQUIRES(mutex_);
   void RunDiskRead(const std::shared_ptr<DiskRead>& read) EXCLUDES(mutex_);
-  void FinishDiskRead(const std::shared_ptr<DiskRead>& read,
-                      const std::vector<uint64_t>& failed, Where where)
+  void FinishDiskRead(const std::shared_ptr<DiskRead>&,
+                      const std::vector<uint64_t>& failed, Where)
       EXCLUDES(mutex_);
   void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
-  bool QueueDiskWrite(const Flight& flight, uint64_t granule,
-                      const std::shared_ptr<const GranuleBytes>& bytes)
+  bool QueueDiskWrite(const Flight&, uint64_t granule, const BytesPtr& bytes)
       REQUIRES(mutex_);
   void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
   void FinishDiskWrite(const DiskWrite&, const Result<>&) EXCLUDES(mutex_);
@@ -169,8 +169,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::multimap<const CacheFile*, std::weak_ptr<FetchFile>> files_
       GUARDED_BY(mutex_);
   size_t files_prune_at_ GUARDED_BY(mutex_) = 64;
-  // Reads that are not completed. A read is taken out exactly once, by the one
-  // who hands it to completions_.
+  // Not completed. Taken out once, by the one who hands it to completions_.
   std::unordered_map<ReadId, OpPtr> reads_ GUARDED_BY(mutex_);
   std::deque<OpPtr> completions_ GUARDED_BY(mutex_);
 
@@ -181,6 +180,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::multimap<Clock::Time, FlightPtr> backoff_ GUARDED_BY(mutex_);
   std::optional<TimerQueue::Id> wake_ GUARDED_BY(mutex_);
   OriginHealth health_ GUARDED_BY(mutex_);
+  Pace pace_ GUARDED_BY(mutex_);
   std::optional<Error> last_error_ GUARDED_BY(mutex_);
   // Flights with an attempt that runs: cancelled ones too, until its OnDone.
   std::unordered_set<FlightPtr> flying_ GUARDED_BY(mutex_);

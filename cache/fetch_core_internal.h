@@ -77,7 +77,8 @@ class FetchCore::Attempt final : public FetchSink {
   void OnDone(Result<> result) override;
 
   // What it fetches is known now: the rest of its flight.
-  void Begin() {
+  void Begin(Clock::Time now) {
+    began_ = now;
     offset_ = flight_->position;
     length_ = flight_->end - flight_->position;
   }
@@ -86,7 +87,9 @@ class FetchCore::Attempt final : public FetchSink {
   uint64_t offset() const { return offset_; }
   uint64_t length() const { return length_; }
   uint64_t received() const { return received_; }
+  Clock::Time first_bytes() const { return first_bytes_; }
   Clock::Time started() const { return started_; }
+  Clock::Time began() const { return began_; }  // once it asked the origin
   // So many bytes that the flight's backoff starts anew.
   bool MadeProgress() const;
   bool excess() const { return excess_; }
@@ -99,7 +102,9 @@ class FetchCore::Attempt final : public FetchSink {
   const Clock::Time started_;
   const bool probe_;
   const std::shared_ptr<FetchCore> core_;
+  Clock::Time began_{};
   uint64_t received_ = 0;
+  Clock::Time first_bytes_{};  // when they came
   bool excess_ = false;
   bool done_ = false;
 };

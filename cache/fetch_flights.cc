@@ -18,6 +18,11 @@ constexpr int kPrefetchTries = 3;
 // gives one byte and breaks is not asked again at once for ever.
 constexpr uint64_t kProgressBytes = 64 * 1024;
 
+// Attempts that are broken off for being slow: so many, and a twentieth of all.
+constexpr uint64_t kFreeOvertakings = 32;
+constexpr uint64_t kFetchesPerOvertaking = 20;
+constexpr std::chrono::milliseconds kSlowPeriod{250};
+
 // Connections, in units of FetcherOptions::connections, if all of them hang.
 constexpr size_t kMostConnections = 4;
 
@@ -32,6 +37,7 @@ bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
   }
   flight_->last_bytes = Clock::System().Now();
   const bool progressed = MadeProgress();
+  if (received_ == 0) first_bytes_ = flight_->last_bytes;
   received_ += data.size();
   flight_->received = received_;
   if (received_ == data.size() || progressed != MadeProgress()) {
@@ -78,6 +84,7 @@ void FetchCore::Pump(Effects& effects) {
     backoff_.erase(backoff_.begin());
     EnqueueFlight(flight, --front_ticket_);
   }
+  Overtake(now, effects);
   for (;;) {
     // Counted once: an attempt's thread may revive a flight meanwhile.
     const size_t lively = Lively(now);
@@ -87,6 +94,31 @@ void FetchCore::Pump(Effects& effects) {
     Launch(flight, now, effects);
   }
   ArmWake(now);
+}
+
+// Breaks off attempts that are much slower than others were. Their flights go
+// on from where they are; see OnFetchDone.
+void FetchCore::Overtake(Clock::Time now, Effects& effects) {
+  if (health_.down()) return;
+  for (const auto& flight : flying_) {
+    if (!flight->MayBeOvertaken() || flight->look_at > now) continue;
+    flight->look_at = now + kSlowPeriod;
+    const auto& attempt = static_cast<const Attempt&>(*flight->attempt);
+    if (flight->fetch == 0 ||
+        !pace_.IsSlow(now - attempt.began(), flight->received,
+                      attempt.length()) ||
+        stats_.overtaken >=
+            kFreeOvertakings + stats_.fetches / kFetchesPerOvertaking) {
+      continue;
+    }
+    LogDebug("fetch is slow, to be repeated file={} position={} received={}",
+             flight->file->info.path, attempt.offset(),
+             flight->received.load());
+    ++stats_.overtaken;
+    ++flight->overtakings;
+    flight->overtaken = true;
+    effects.cancels.push_back(flight->fetch);
+  }
 }
 
 // Demand first; prefetch only while enough connections stay free for demand.
@@ -151,6 +183,8 @@ void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
   flight->last_bytes = now;
   flight->status = 0;
   flight->received = 0;
+  flight->overtaken = false;
+  flight->look_at = Clock::Time::max();
   const bool probe = health_.down();
   if (probe) ++probes_;
   auto attempt =
@@ -165,8 +199,11 @@ void FetchCore::Begin(const std::shared_ptr<Attempt>& attempt,
                       Effects& effects) {
   if (attempt->flight()->attempts++ > 0) ++stats_.retries;
   ++stats_.fetches;
-  attempt->flight()->last_bytes = Clock::System().Now();
-  attempt->Begin();
+  const Clock::Time now = Clock::System().Now();
+  attempt->flight()->last_bytes = now;
+  attempt->flight()->look_at =
+      now + options_.slow_patience * (1 << attempt->flight()->overtakings);
+  attempt->Begin(now);
   effects.starts.push_back(attempt);
 }
 
@@ -180,7 +217,7 @@ void FetchCore::EnqueueFlight(const std::shared_ptr<Flight>& flight,
 }
 
 // Wakes the pump for the first retry, at the end of a pause, or when a fetch
-// may have stalled.
+// may have stalled or be slow.
 void FetchCore::ArmWake(Clock::Time now) {
   auto next = Clock::Time::max();
   if (!backoff_.empty()) next = backoff_.begin()->first;
@@ -193,6 +230,11 @@ void FetchCore::ArmWake(Clock::Time now) {
     for (const auto& flight : flying_) {
       const auto stalled = flight->last_bytes.load() + options_.stall_patience;
       if (stalled > now) next = std::min(next, stalled);
+    }
+  }
+  if (!health_.down()) {
+    for (const auto& flight : flying_) {
+      if (flight->MayBeOvertaken()) next = std::min(next, flight->look_at);
     }
   }
   if (next == Clock::Time::max() || (wake_ && wake_->first <= next)) return;
@@ -313,7 +355,16 @@ void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
   {
     MutexLock lock(mutex_);
     End(attempt);
-    if (flight->state == Flight::State::kRunning) {
+    if (result.has_value() && attempt.received() == attempt.length()) {
+      pace_.OnEnd(attempt.first_bytes() - attempt.began(), attempt.received(),
+                  Clock::System().Now() - attempt.first_bytes());
+    }
+    const bool overtaken = std::exchange(flight->overtaken, false) &&
+                           !result.has_value() && !attempt.excess() &&
+                           result.error().code() == Code::kCancelled;
+    if (overtaken && flight->state == Flight::State::kRunning) {
+      EnqueueFlight(flight, --front_ticket_);
+    } else if (flight->state == Flight::State::kRunning) {
       if (result.has_value() || attempt.excess()) {
         result = MakeError(
             Code::kUnavailable, "{} bytes {}-{}: {} bytes, {} asked for",

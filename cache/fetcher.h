@@ -31,6 +31,10 @@ struct FetcherOptions {
   // A fetch that got no byte for so long does not count as in flight where a
   // reader waits: up to four times `connections` may hang.
   std::chrono::milliseconds stall_patience{1'000};
+  // A fetch that somebody waits for is first asked after so long whether it is
+  // slow (cache/pace.h), and then goes on over another connection, from the
+  // byte that it has come to; each time after twice as long.
+  std::chrono::milliseconds slow_patience{1'500};
   uint64_t max_request = 4 << 20;  // bytes of one fetch
   // A run of missing bytes is spread over free connections in pieces of at
   // least this.
@@ -59,6 +63,7 @@ struct FetcherOptions {
 struct FetcherStats {
   uint64_t fetches = 0;         // attempts started
   uint64_t retries = 0;         // of those, after a failure
+  uint64_t overtaken = 0;       // attempts broken off, since they were slow
   uint64_t bytes_fetched = 0;   // received from the origin
   uint64_t bytes_not_kept = 0;  // served, but the cache could not keep them
   // Cached granules that had to be fetched again: absent or bad after all, a

@@ -40,6 +40,13 @@ struct Flight {
         position(first),
         published(first) {}
 
+  // Whether its attempt may be broken off, if it is slow.
+  bool MayBeOvertaken() const {
+    constexpr int kMost = 3;
+    return state == State::kRunning && waiters > 0 && !overtaken &&
+           overtakings < kMost;
+  }
+
   const std::shared_ptr<FetchFile> file;
   uint64_t end;  // less once another process claims a part of it
   // The one read that it is for; null if it fetches granules.
@@ -52,9 +59,12 @@ struct Flight {
   bool anyway = false;     // needs no claim
   bool claimed = false;    // what is not published yet
   bool asking = false;     // its attempt waits for the claim
+  bool overtaken = false;  // its attempt is broken off, since it is slow
   size_t waiters = 0;      // of its granules, or 1 if direct
   int attempts = 0;
   int failures = 0;                    // in a row, without progress
+  int overtakings = 0;                 // attempts broken off, since slow
+  Clock::Time look_at{};               // when to ask whether it is slow
   std::optional<Error> last_error;     // of the last attempt that failed
   const FetchSink* attempt = nullptr;  // the one that runs
   FetchId fetch = 0;                   // its id, once it is known

@@ -75,6 +75,7 @@ Json FetcherJson(const FetcherStats& stats) {
   return {{"fetches", stats.fetches},
           {"retries", stats.retries},
           {"bytes_fetched", stats.bytes_fetched},
+          {"overtaken", stats.overtaken},
           {"bytes_not_kept", stats.bytes_not_kept},
           {"waits_for_others", stats.waits_for_others},
           {"granules_from_others", stats.granules_from_others}};

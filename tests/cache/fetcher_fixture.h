@@ -72,6 +72,7 @@ class FetcherTest : public ::testing::Test {
   FetcherTest() {
     // Hands play slowly; only some tests want it.
     options_.stall_patience = std::chrono::hours(1);
+    options_.slow_patience = std::chrono::hours(1);
     options_.first_backoff = std::chrono::milliseconds(1);
     options_.max_backoff = std::chrono::milliseconds(4);
     options_.seed = 42;
