@@ -11,10 +11,6 @@ namespace {
 constexpr std::chrono::seconds kFetchEndPatience{5};
 constexpr std::chrono::milliseconds kWritePatience{500};
 
-size_t Reserve(size_t connections) {
-  return connections < 2 ? 0 : std::max<size_t>(1, connections / 4);
-}
-
 FetcherOptions Sane(FetcherOptions options) {
   options.connections = std::max<size_t>(options.connections, 1);
   options.max_request = std::max(options.max_request, kGranuleSize);
@@ -33,12 +29,11 @@ FetchCore::FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
       timers_(timers),
       pool_(pool),
       options_(Sane(options)),
-      reserve_(Reserve(options_.connections)),
       looks_(std::make_shared<PatientCalls>("wfs-look", 2,
                                             options_.disk_patience)),
       claims_(std::make_shared<FetchClaims>(pool, looks_)),
       inline_reads_(options_.disk_patience),
-      health_(options_.first_backoff, options_.max_backoff, options_.seed) {}
+      traffic_(options_) {}
 
 std::shared_ptr<FetchFile> FetchCore::OpenFile(
     const FileInfo& info, std::shared_ptr<CacheFile> cache) {

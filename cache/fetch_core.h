@@ -31,10 +31,9 @@
 #include "cache/fetcher.h"
 #include "cache/flight.h"
 #include "cache/inline_stays.h"
-#include "cache/origin_health.h"
-#include "cache/pace.h"
 #include "cache/patient_calls.h"
 #include "cache/read_op.h"
+#include "cache/traffic.h"
 #include "formats/base/mutex.h"
 
 namespace weightfs {
@@ -120,6 +119,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   bool MayStart(Clock::Time now, size_t lively) const REQUIRES(mutex_);
   size_t Lively(Clock::Time now) const REQUIRES(mutex_);  // not stalled
   void Overtake(Clock::Time now, Effects&) REQUIRES(mutex_);
+  bool ConnectionsAreFew(Clock::Time now) const REQUIRES(mutex_);
+  bool HasRoomAhead() const REQUIRES(mutex_);
   void ArmWake(Clock::Time now) REQUIRES(mutex_);
   void OnWake() EXCLUDES(mutex_);
   void Consume(Flight&, std::span<const std::byte> data) EXCLUDES(mutex_);
@@ -143,8 +144,9 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
                       const std::vector<uint64_t>& failed, Where)
       EXCLUDES(mutex_);
   void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
-  bool QueueDiskWrite(const Flight&, uint64_t granule, const BytesPtr& bytes)
-      REQUIRES(mutex_);
+  bool QueueDiskWrite(const Flight&, uint64_t granule, const BytesPtr& bytes,
+                      bool unread) REQUIRES(mutex_);
+  void Unqueue(const FilePtr&, uint64_t granule, Effects&) REQUIRES(mutex_);
   void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
   void FinishDiskWrite(const DiskWrite&, const Result<>&) EXCLUDES(mutex_);
 
@@ -152,7 +154,6 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   TimerQueue& timers_;
   WorkerPool& pool_;
   const FetcherOptions options_;
-  const size_t reserve_;  // connections that prefetch leaves to demand
   std::atomic<ReadId> next_read_{1};
   std::atomic<uint64_t> bytes_fetched_{0};
   std::atomic<bool> disk_error_logged_{false};
@@ -179,8 +180,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   int64_t front_ticket_ GUARDED_BY(mutex_) = 0;  // of retries, that go first
   std::multimap<Clock::Time, FlightPtr> backoff_ GUARDED_BY(mutex_);
   std::optional<TimerQueue::Id> wake_ GUARDED_BY(mutex_);
-  OriginHealth health_ GUARDED_BY(mutex_);
-  Pace pace_ GUARDED_BY(mutex_);
+  Traffic traffic_ GUARDED_BY(mutex_);
   std::optional<Error> last_error_ GUARDED_BY(mutex_);
   // Flights with an attempt that runs: cancelled ones too, until its OnDone.
   std::unordered_set<FlightPtr> flying_ GUARDED_BY(mutex_);

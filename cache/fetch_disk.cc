@@ -1,5 +1,7 @@
 // FetchCore: reading granules from the cache and writing them to it.
 
+#include <algorithm>
+
 #include "cache/fetch_core.h"
 #include "cache/fetch_core_internal.h"
 #include "formats/base/log.h"
@@ -146,13 +148,14 @@ void FetchCore::OnDiskPatience(const std::weak_ptr<DiskRead>& weak) {
   Apply(std::move(effects));
 }
 
-// False if there is no room: the granule is not kept.
-bool FetchCore::QueueDiskWrite(
-    const Flight& flight, uint64_t granule,
-    const std::shared_ptr<const GranuleBytes>& bytes) {
-  if (unwritten_bytes_ + bytes->size > options_.max_unwritten_bytes) {
-    return false;
-  }
+// False if there is no room: the granule is not kept. There is more for one
+// that was fetched for later and nobody has read yet.
+bool FetchCore::QueueDiskWrite(const Flight& flight, uint64_t granule,
+                               const BytesPtr& bytes, bool unread) {
+  const uint64_t limit = unread ? std::max(options_.max_backlog_bytes,
+                                           options_.max_unwritten_bytes)
+                                : options_.max_unwritten_bytes;
+  if (unwritten_bytes_ + bytes->size > limit) return false;
   unwritten_bytes_ += bytes->size;
   auto write = std::make_shared<DiskWrite>();
   write->file = flight.file;
@@ -161,6 +164,23 @@ bool FetchCore::QueueDiskWrite(
   write->claimed = flight.claimed;
   write_queue_.push_back(std::move(write));
   return true;
+}
+
+// A granule that waits for the disk was read, and the disk is behind: others
+// need the memory.
+void FetchCore::Unqueue(const std::shared_ptr<FetchFile>& file,
+                        uint64_t granule, Effects& effects) {
+  const auto it = std::find_if(
+      write_queue_.begin(), write_queue_.end(), [&](const auto& write) {
+        return write->file == file && write->granule == granule;
+      });
+  if (it == write_queue_.end()) return;  // it is being written
+  unwritten_bytes_ -= (*it)->bytes->size;
+  stats_.bytes_not_kept += (*it)->bytes->size;
+  if ((*it)->claimed) claims_->Release(file, {granule, 1});
+  effects.claims |= (*it)->claimed;
+  write_queue_.erase(it);
+  Erase(*file, granule, effects);
 }
 
 void FetchCore::RunDiskWrite(const std::shared_ptr<DiskWrite>& write) {
@@ -189,6 +209,8 @@ void FetchCore::FinishDiskWrite(const DiskWrite& write,
       write.file->granules.erase(it);
     }
     quiet_.NotifyAll();
+    // What is fetched for later may have waited for room.
+    if (!prefetch_.empty()) Pump(effects);
     if (activity.entered()) PumpDisk(effects);
   }
   Apply(std::move(effects));

@@ -72,8 +72,9 @@ size_t FetchCore::Lively(Clock::Time now) const {
 bool FetchCore::MayStart(Clock::Time now, size_t lively) const {
   return phase_ == Phase::kRunning &&
          flying_.size() < kMostConnections * options_.connections &&
-         lively < options_.connections && now >= health_.paused_until() &&
-         (!health_.down() || probes_ < OriginHealth::kProbes);
+         lively < traffic_.concurrency.limit() &&
+         now >= traffic_.health.paused_until() && now >= traffic_.rate.next() &&
+         (!traffic_.health.down() || probes_ < OriginHealth::kProbes);
 }
 
 void FetchCore::Pump(Effects& effects) {
@@ -93,20 +94,39 @@ void FetchCore::Pump(Effects& effects) {
     if (!flight) break;
     Launch(flight, now, effects);
   }
+  traffic_.concurrency.OnLook(now, bytes_fetched_, ConnectionsAreFew(now));
   ArmWake(now);
+}
+
+// More connections would be used, if there were any.
+bool FetchCore::ConnectionsAreFew(Clock::Time now) const {
+  return !traffic_.health.down() && now >= traffic_.health.paused_until() &&
+         now >= traffic_.rate.next() &&
+         (!demand_.empty() || (!prefetch_.empty() && HasRoomAhead()));
+}
+
+// What is fetched for later is kept in memory until the disk takes it.
+bool FetchCore::HasRoomAhead() const {
+  uint64_t coming = 0;
+  for (const auto& flight : flying_) {
+    if (flight->prefetch && flight->waiters == 0) {
+      coming += flight->end - flight->published;
+    }
+  }
+  return unwritten_bytes_ + coming < options_.max_backlog_bytes;
 }
 
 // Breaks off attempts that are much slower than others were. Their flights go
 // on from where they are; see OnFetchDone.
 void FetchCore::Overtake(Clock::Time now, Effects& effects) {
-  if (health_.down()) return;
+  if (traffic_.health.down()) return;
   for (const auto& flight : flying_) {
     if (!flight->MayBeOvertaken() || flight->look_at > now) continue;
     flight->look_at = now + kSlowPeriod;
     const auto& attempt = static_cast<const Attempt&>(*flight->attempt);
     if (flight->fetch == 0 ||
-        !pace_.IsSlow(now - attempt.began(), flight->received,
-                      attempt.length()) ||
+        !traffic_.pace.IsSlow(now - attempt.began(), flight->received,
+                              attempt.length()) ||
         stats_.overtaken >=
             kFreeOvertakings + stats_.fetches / kFetchesPerOvertaking) {
       continue;
@@ -124,16 +144,18 @@ void FetchCore::Overtake(Clock::Time now, Effects& effects) {
 // Demand first; prefetch only while enough connections stay free for demand.
 std::shared_ptr<Flight> FetchCore::NextFlight(size_t lively) {
   Queue* queue = &demand_;
-  size_t free = options_.connections - lively;
+  const size_t limit = traffic_.concurrency.limit();
+  size_t free = limit - lively;
   if (demand_.empty()) {
     const size_t busy = flying_.size();
-    if (prefetch_.empty() || busy + reserve_ >= options_.connections) {
+    const size_t reserve = traffic_.Reserve();
+    if (prefetch_.empty() || busy + reserve >= limit || !HasRoomAhead()) {
       return nullptr;
     }
     queue = &prefetch_;
-    free = options_.connections - busy - reserve_;
+    free = limit - busy - reserve;
   }
-  if (health_.down()) free = 1;
+  if (traffic_.health.down()) free = 1;
   const QueueItem& item = queue->begin()->second;
   if (!item.flight) return MakeFlight(item, *queue, free);
   auto flight = item.flight;
@@ -148,7 +170,13 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
   const auto file = item.file;
   const uint64_t first = item.granule;
   const bool demand = &queue == &demand_;
-  const uint64_t most = options_.max_request / kGranuleSize;
+  uint64_t largest = options_.max_request;
+  if (!demand) {
+    largest = traffic_.pace.EfficientBytes(
+        largest, std::max(largest, options_.max_ahead_request));
+  }
+  const uint64_t most =
+      traffic_.rate.LargestFetch(kGranuleSize, largest) / kGranuleSize;
   const auto begin = file->granules.find(first);
   uint64_t run = 0;
   for (auto it = begin;
@@ -185,13 +213,15 @@ void FetchCore::Launch(const std::shared_ptr<Flight>& flight, Clock::Time now,
   flight->received = 0;
   flight->overtaken = false;
   flight->look_at = Clock::Time::max();
-  const bool probe = health_.down();
+  const bool probe = traffic_.health.down();
   if (probe) ++probes_;
   auto attempt =
       std::make_shared<Attempt>(shared_from_this(), flight, now, probe);
   flight->attempt = attempt.get();
   flight->fetch = 0;
   flying_.insert(flight);
+  // Now, and not once its claim is there: more are launched meanwhile.
+  traffic_.rate.OnStart(now, flight->end - flight->position);
   if (!Sharing::Ask(*this, attempt, effects)) Begin(attempt, effects);
 }
 
@@ -222,17 +252,17 @@ void FetchCore::ArmWake(Clock::Time now) {
   auto next = Clock::Time::max();
   if (!backoff_.empty()) next = backoff_.begin()->first;
   const bool queued = !demand_.empty() || !prefetch_.empty();
-  if (queued && health_.paused_until() > now) {
-    next = std::min(next, health_.paused_until());
-  }
+  const auto may =
+      std::max(traffic_.health.paused_until(), traffic_.rate.next());
+  if (queued && may > now) next = std::min(next, may);
   // Demand that waits for a connection gets one once a fetch stalls.
-  if (!demand_.empty() && Lively(now) >= options_.connections) {
+  if (!demand_.empty() && Lively(now) >= traffic_.concurrency.limit()) {
     for (const auto& flight : flying_) {
       const auto stalled = flight->last_bytes.load() + options_.stall_patience;
       if (stalled > now) next = std::min(next, stalled);
     }
   }
-  if (!health_.down()) {
+  if (!traffic_.health.down()) {
     for (const auto& flight : flying_) {
       if (flight->MayBeOvertaken()) next = std::min(next, flight->look_at);
     }
@@ -263,13 +293,13 @@ void FetchCore::OnBytes(const Attempt& attempt) {
   Effects effects;
   {
     MutexLock lock(mutex_);
-    const bool was_down = health_.down();
+    const bool was_down = traffic_.health.down();
     if (attempt.MadeProgress()) {
-      health_.OnProgress(attempt.started());
+      traffic_.health.OnProgress(attempt.started());
     } else {
-      health_.OnBytes(attempt.started());
+      traffic_.health.OnBytes(attempt.started());
     }
-    if (was_down && !health_.down()) Pump(effects);
+    if (was_down && !traffic_.health.down()) Pump(effects);
   }
   Apply(std::move(effects));
 }
@@ -327,7 +357,7 @@ void FetchCore::Publish(Flight& flight, uint64_t granule,
     Count(file, granule, entry, false);
     file.failures.Forget(granule * kGranuleSize, file.GranuleEnd(granule));
     flight.published = file.GranuleEnd(granule);
-    if (QueueDiskWrite(flight, granule, bytes)) {
+    if (QueueDiskWrite(flight, granule, bytes, effects.fills.empty())) {
       entry.state = Granule::State::kWriting;
       entry.bytes = std::move(bytes);
       entry.flight = nullptr;
@@ -356,8 +386,9 @@ void FetchCore::OnFetchDone(const Attempt& attempt, Result<> result) {
     MutexLock lock(mutex_);
     End(attempt);
     if (result.has_value() && attempt.received() == attempt.length()) {
-      pace_.OnEnd(attempt.first_bytes() - attempt.began(), attempt.received(),
-                  Clock::System().Now() - attempt.first_bytes());
+      traffic_.pace.OnEnd(attempt.first_bytes() - attempt.began(),
+                          attempt.received(),
+                          Clock::System().Now() - attempt.first_bytes());
     }
     const bool overtaken = std::exchange(flight->overtaken, false) &&
                            !result.has_value() && !attempt.excess() &&
@@ -400,13 +431,17 @@ void FetchCore::Retry(const std::shared_ptr<Flight>& flight,
   const Clock::Time now = Clock::System().Now();
   const bool progress = attempt.MadeProgress();
   flight->failures = progress ? 1 : flight->failures + 1;
-  const auto wait = health_.OnFailure(now, flight->failures, error, progress);
+  const auto wait =
+      traffic_.health.OnFailure(now, flight->failures, error, progress);
   LogDebug(
       "fetch failed, to be repeated file={} failures={} wait_ms={} "
       "error={}",
       flight->file->info.path, flight->failures,
       std::chrono::duration_cast<std::chrono::milliseconds>(wait).count(),
       error.message());
+  if (flight->status == 429 || flight->status == 503) {
+    traffic_.concurrency.OnRefused(now);
+  }
   last_error_ = error;
   flight->last_error = std::move(error);
   if (flight->waiters == 0 &&

@@ -229,10 +229,12 @@ void FetchCore::Plan(const std::shared_ptr<ReadOp>& op,
 
 void FetchCore::PlanDirect(const std::shared_ptr<ReadOp>& op) {
   const uint64_t length = op->end() - op->offset();
-  const uint64_t free =
-      options_.connections - std::min(options_.connections - 1, flying_.size());
+  const size_t limit = traffic_.concurrency.limit();
+  const uint64_t free = limit - std::min(limit - 1, flying_.size());
+  const uint64_t most =
+      traffic_.rate.LargestFetch(kGranuleSize, options_.max_request);
   const uint64_t piece = std::clamp((length + free - 1) / free,
-                                    options_.min_split, options_.max_request);
+                                    std::min(options_.min_split, most), most);
   for (uint64_t begin = op->offset(); begin < op->end(); begin += piece) {
     auto flight = std::make_shared<Flight>(op->file(), begin,
                                            std::min(begin + piece, op->end()));
@@ -254,6 +256,11 @@ void FetchCore::Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
     Enqueue(file, granule, entry, demand_, back_ticket_++);
   } else if (entry.state == Granule::State::kWriting) {
     effects.fills.push_back({op, granule, entry.bytes});
+    // Whoever reads on wants the end of it.
+    if (unwritten_bytes_ > options_.max_unwritten_bytes &&
+        op->end() >= file->GranuleEnd(granule)) {
+      Unqueue(file, granule, effects);
+    }
   } else if (std::find(entry.waiters.begin(), entry.waiters.end(), op) ==
              entry.waiters.end()) {
     Join(op, granule, entry);

@@ -26,8 +26,10 @@
 namespace weightfs {
 
 struct FetcherOptions {
-  // Fetches in flight at once. Prefetch leaves a quarter of them to demand.
+  // Fetches in flight at once: how many at first, and at most, where more bring
+  // more (cache/concurrency.h). Prefetch leaves a quarter of them to demand.
   size_t connections = 16;
+  size_t most_connections = 48;
   // A fetch that got no byte for so long does not count as in flight where a
   // reader waits: up to four times `connections` may hang.
   std::chrono::milliseconds stall_patience{1'000};
@@ -36,14 +38,19 @@ struct FetcherOptions {
   // byte that it has come to; each time after twice as long.
   std::chrono::milliseconds slow_patience{1'500};
   uint64_t max_request = 4 << 20;  // bytes of one fetch
+  uint64_t max_rate = 0;  // bytes per second of all together; 0: no limit
   // A run of missing bytes is spread over free connections in pieces of at
   // least this.
   uint64_t min_split = 1 << 20;
   std::chrono::milliseconds first_backoff{100};
   std::chrono::milliseconds max_backoff{10'000};
-  uint64_t max_prefetch_bytes = 256 << 20;  // queued and in flight
-  // Fetched granules that wait for the disk; past this they are not kept.
+  // Of one that nobody waits for, where the way is long.
+  uint64_t max_ahead_request = 8 << 20;
+  uint64_t max_prefetch_bytes = 512 << 20;  // queued and in flight
+  // Fetched granules that wait in memory for the disk; past this they are not
+  // kept, and past the second nothing is fetched that nobody waits for.
   uint64_t max_unwritten_bytes = 64 << 20;
+  uint64_t max_backlog_bytes = 128 << 20;
   // Threads of the pool that may be in the disk at once. The pool needs more
   // than their sum, or a disk that hangs holds up completions too.
   size_t disk_reads = 4;

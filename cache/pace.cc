@@ -24,6 +24,11 @@ void Pace::OnEnd(Duration waited, uint64_t bytes, Duration took) {
   rate_ = rate_ == 0 ? rate : rate_ + kWeight * (rate - rate_);
 }
 
+uint64_t Pace::EfficientBytes(uint64_t least, uint64_t most) const {
+  const double wanted = std::min(3 * wait_ * rate_, 1e15);
+  return std::clamp(static_cast<uint64_t>(wanted), least, most);
+}
+
 bool Pace::IsSlow(Duration ran, uint64_t received, uint64_t length) const {
   if (rate_ == 0 || received >= length) return false;
   const double left = static_cast<double>(length - received);

@@ -27,6 +27,10 @@ class Pace {
   // A fetch ended well: it waited for its first bytes, and then took so long.
   void OnEnd(Duration waited, uint64_t bytes, Duration took);
 
+  // How much to ask for at once so that bytes come in at least three quarters
+  // of a fetch's time; within the limits.
+  uint64_t EfficientBytes(uint64_t least, uint64_t most) const;
+
   // Whether a fetch that has run for `ran` and brought `received` of its
   // `length` bytes is slow. Nothing is, before others ended.
   bool IsSlow(Duration ran, uint64_t received, uint64_t length) const;

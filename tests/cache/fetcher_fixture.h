@@ -73,6 +73,8 @@ class FetcherTest : public ::testing::Test {
     // Hands play slowly; only some tests want it.
     options_.stall_patience = std::chrono::hours(1);
     options_.slow_patience = std::chrono::hours(1);
+    options_.most_connections = 0;   // as many as at first
+    options_.max_ahead_request = 0;  // as others
     options_.first_backoff = std::chrono::milliseconds(1);
     options_.max_backoff = std::chrono::milliseconds(4);
     options_.seed = 42;

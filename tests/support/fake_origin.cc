@@ -131,6 +131,19 @@ void FakeOrigin::End(size_t index, Result<> result) {
   if (auto sink = TakeSink(*fetch)) sink->OnDone(std::move(result));
 }
 
+void FakeOrigin::Refuse(size_t index, int status) {
+  settle_();
+  std::shared_ptr<Fetch> fetch;
+  {
+    MutexLock lock(mutex_);
+    fetch = fetches_.at(index);
+  }
+  if (auto sink = TakeSink(*fetch)) {
+    sink->OnStatus(status);
+    sink->OnDone(MakeError(Code::kUnavailable, "HTTP {}", status));
+  }
+}
+
 void FakeOrigin::Finish(size_t index) {
   settle_();
   uint64_t left = 0;

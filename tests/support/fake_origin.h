@@ -69,6 +69,8 @@ class FakeOrigin final : public Origin {
   bool Give(size_t index, uint64_t bytes) EXCLUDES(mutex_);
   bool GiveRaw(size_t index, std::span<const std::byte> bytes) EXCLUDES(mutex_);
   void End(size_t index, Result<> result) EXCLUDES(mutex_);
+  // An answer of this status without bytes, worth a retry.
+  void Refuse(size_t index, int status) EXCLUDES(mutex_);
   // All that is left, and the end.
   void Finish(size_t index) EXCLUDES(mutex_);
   // Finishes fetches from `index` on until none is open.
