@@ -40,13 +40,19 @@ ByteRange Readahead::OnRead(uint32_t file, uint64_t file_size, ByteRange read,
   }
   if (stream == nullptr) {
     *oldest = Stream{read.offset, end, end, ++tick_, extent.offset, false};
-    return {};
+    // No format has a tensor where a file begins: that is a header.
+    const bool starts_it = extent.offset > 0 && read.offset <= extent.offset &&
+                           extent.offset < end;
+    if (!starts_it || end >= extent_end) return {};
+    oldest->fetched =
+        std::min({extent_end, end + kTensorWindow, end + largest_});
+    return {end, oldest->fetched - end};
   }
   stream->last_use = ++tick_;
   stream->next = std::max(stream->next, end);
   stream->begin = std::min(stream->begin, read.offset);
-  const uint64_t window = std::clamp(2 * (stream->next - stream->begin),
-                                     kFirstWindow, kLargestWindow);
+  const uint64_t window =
+      std::clamp(2 * (stream->next - stream->begin), kFirstWindow, largest_);
   if (stream->extent_begin != extent.offset) {
     stream->crossed = true;
     stream->extent_begin = extent.offset;

@@ -33,6 +33,7 @@ namespace weightfs {
 struct VfsOptions {
   std::chrono::milliseconds read_timeout{300'000};
   std::chrono::milliseconds metadata_timeout{30'000};
+  uint64_t readahead = 256 << 20;  // bytes of the largest window
 };
 
 struct NodeAttr {

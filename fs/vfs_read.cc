@@ -68,7 +68,10 @@ struct ParkedRead {
 
 }  // namespace
 
+// Of a read that begins there. A page that begins in one tensor and goes on
+// into the next is asked for by who wants the next.
 ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset) const {
+  constexpr uint64_t kPage = 4096;
   const ByteRange whole{0, repo_.snapshot().files[file].size};
   const auto set = set_of_file_[file];
   const IndexPtr index = set ? repo_.FindIndex(*set) : nullptr;
@@ -81,7 +84,7 @@ ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset) const {
       extents.begin(), extents.end(), offset,
       [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
   if (next == extents.begin()) return {0, offset};  // the header
-  --next;
+  if (next == extents.end() || next->begin - offset >= kPage) --next;
   return {next->begin, next->end - next->begin};
 }
 

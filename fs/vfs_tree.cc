@@ -110,6 +110,7 @@ Vfs::Impl::Impl(Repo& repo, ParkedOps& parked, WorkerPool& pool,
       pool_(pool),
       options_(options),
       tree_(repo.snapshot()),
+      readahead_(options.readahead),
       shown_(tree_.folders().size()),
       leads_to_set_(tree_.folders().size()),
       set_of_file_(repo.snapshot().files.size()) {

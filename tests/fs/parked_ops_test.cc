@@ -186,6 +186,30 @@ TEST(ReadaheadTest, RandomSmallReadsFetchNothing) {
   }
 }
 
+TEST(ReadaheadTest, TheFirstPageOfATensorStartsIt) {
+  Readahead readahead;
+  const uint64_t size = 1000 * kMiB;
+  // The page begins before it.
+  const ByteRange tensor{10 * kMiB + 8, 5 * kMiB};
+  EXPECT_EQ(readahead.OnRead(1, size, {10 * kMiB, 4096}, tensor),
+            (ByteRange{10 * kMiB + 4096, 5 * kMiB + 8 - 4096}));
+  // Its middle does not, nor does what is read whole.
+  const ByteRange other{100 * kMiB + 8, 5 * kMiB};
+  EXPECT_EQ(readahead.OnRead(1, size, {102 * kMiB, 4096}, other).length, 0u);
+  const ByteRange small{200 * kMiB + 8, 1000};
+  EXPECT_EQ(readahead.OnRead(1, size, {200 * kMiB, 4096}, small).length, 0u);
+}
+
+TEST(ReadaheadTest, AHugeTensorIsNotStartedWhole) {
+  Readahead readahead;
+  const ByteRange tensor{kMiB, 900 * kMiB};
+  EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {kMiB, 4096}, tensor),
+            (ByteRange{kMiB + 4096, Readahead::kTensorWindow}));
+  Readahead small(8 * kMiB);
+  EXPECT_EQ(small.OnRead(1, 1000 * kMiB, {kMiB, 4096}, tensor).length,
+            8 * kMiB);
+}
+
 TEST(ReadaheadTest, AWindowEndsWithItsTensorUntilOneWasCrossed) {
   Readahead readahead;
   const uint64_t size = 100 * kMiB;
