@@ -108,6 +108,10 @@ void AddSourceOptions(CLI::App* command, Flags* flags) {
       ->type_name("SIZE");
   AddHubOptions(command, flags);
   command
+      ->add_option("--max-rate", flags->max_rate,
+                   "fetch no more than this per second, 50M for one")
+      ->type_name("SIZE");
+  command
       ->add_option("--read-timeout", flags->read_timeout,
                    "a read fails after this [300s]")
       ->type_name("TIME");

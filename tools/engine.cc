@@ -15,6 +15,7 @@
 #include "cache/hub/hub_origin.h"
 #include "cache/local/local_origin.h"
 #include "formats/base/log.h"
+#include "tools/memory_budget.h"
 #include "tools/secrets.h"
 
 namespace weightfs {
@@ -40,6 +41,24 @@ CacheLimits Limits(const Options& options) {
         std::min(uint64_t{disk.f_blocks} * disk.f_frsize / 20, kMostKeptFree);
   }
   return limits;
+}
+
+FetcherOptions Fetching(const Options& options) {
+  FetcherOptions fetching;
+  // Whoever waits is to see some tries after an outage.
+  fetching.max_backoff =
+      std::max(fetching.first_backoff,
+               std::min(fetching.max_backoff, options.read_timeout / 4));
+  fetching.max_rate = options.max_rate;
+  // A quarter each for what the disk has not taken and for what was fetched
+  // ahead of its readers; the rest for replies and receive buffers.
+  const uint64_t budget = MemoryBudget();
+  fetching.max_unwritten_bytes = budget / 4;
+  fetching.max_backlog_bytes = budget / 2;
+  constexpr uint64_t kPerConnection = uint64_t{4} << 20;
+  fetching.most_connections = std::clamp<size_t>(
+      budget / kPerConnection, fetching.connections, fetching.most_connections);
+  return fetching;
 }
 
 // A hub's id that was not found, where a file of that name lies around.
@@ -71,13 +90,8 @@ Result<std::unique_ptr<Engine>> Engine::Open(const Options& options) {
   LogOptions(options);
   std::unique_ptr<Engine> engine(new Engine);
   RETURN_IF_ERROR(engine->OpenOrigin(options));
-  FetcherOptions fetching;
-  // Whoever waits is to see some tries after an outage.
-  fetching.max_backoff =
-      std::max(fetching.first_backoff,
-               std::min(fetching.max_backoff, options.read_timeout / 4));
   engine->fetcher_ = Fetcher::Create(*engine->origin_, engine->timers_,
-                                     engine->pool_, fetching);
+                                     engine->pool_, Fetching(options));
   if (engine->cache_ != nullptr) {
     // A smaller limit than last time.
     engine->pool_.Submit([cache = engine->cache_.get()] { cache->Trim(); });

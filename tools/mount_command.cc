@@ -194,9 +194,12 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
         CheckOutside("the token file", token_source, plan.mountpoint));
   }
   MountStatus status(plan, *engine);
-  Vfs vfs(engine->repo(), engine->pool(), engine->timers(),
-          {.read_timeout = options.read_timeout,
-           .metadata_timeout = options.metadata_timeout});
+  Vfs vfs(
+      engine->repo(), engine->pool(), engine->timers(),
+      {.read_timeout = options.read_timeout,
+       .metadata_timeout = options.metadata_timeout,
+       // What is fetched ahead must not drive out what it was fetched for.
+       .readahead = std::min(VfsOptions().readahead, options.cache_size / 8)});
   vfs.SetStatus([&] { return status.Render(); });
   FuseOptions fuse;
   fuse.mountpoint = plan.mountpoint;

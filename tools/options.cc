@@ -148,21 +148,28 @@ Result<> ResolveHub(const Flags& flags, const Environment& environment,
                          &options->stall_timeout);
 }
 
+// Nothing: not given.
+Result<std::optional<uint64_t>> ResolveSize(const std::string& flag,
+                                            std::string_view name) {
+  if (flag.empty()) return std::optional<uint64_t>();
+  auto size = ParseSize(flag);
+  if (!size.has_value()) return std::move(size).error().AddContext(name);
+  return std::optional<uint64_t>(*size);
+}
+
 Result<> ResolveLimits(const Flags& flags, Options* options) {
-  if (!flags.cache_size.empty()) {
-    auto size = ParseSize(flags.cache_size);
-    if (!size.has_value()) {
-      return std::move(size).error().AddContext("--cache-size");
-    }
-    options->cache_size = *size;
+  ASSIGN_OR_RETURN(const auto size,
+                   ResolveSize(flags.cache_size, "--cache-size"));
+  options->cache_size = size.value_or(UINT64_MAX);
+  ASSIGN_OR_RETURN(options->cache_keep_free,
+                   ResolveSize(flags.cache_keep_free, "--cache-keep-free"));
+  ASSIGN_OR_RETURN(const auto rate, ResolveSize(flags.max_rate, "--max-rate"));
+  if (rate == 0) {
+    return Error(
+        Code::kInvalid,
+        "--max-rate: 0 would fetch nothing; leave it out for no limit");
   }
-  if (!flags.cache_keep_free.empty()) {
-    auto size = ParseSize(flags.cache_keep_free);
-    if (!size.has_value()) {
-      return std::move(size).error().AddContext("--cache-keep-free");
-    }
-    options->cache_keep_free = *size;
-  }
+  options->max_rate = rate.value_or(0);
   return {};
 }
 

@@ -30,6 +30,7 @@ struct Flags {
   std::string cache_dir;
   std::string cache_size;
   std::string cache_keep_free;
+  std::string max_rate;
   std::string endpoint;
   std::string token_file;
   std::string read_timeout;
@@ -68,6 +69,7 @@ struct Options {
   uint64_t cache_size = UINT64_MAX;
   std::optional<uint64_t> cache_keep_free;
 
+  uint64_t max_rate = 0;  // bytes per second of weights; 0: no limit
   std::string endpoint;
   std::string user_agent;
   bool offline = false;

@@ -106,6 +106,42 @@ def test_scattered_reads_fetch_little_more_than_they_ask(hub, mount):
     assert hub.weight_bytes() <= 20 * (TENSOR + SLACK)
 
 
+def test_a_touched_tensor_is_fetched_whole(hub, mount):
+    """Its first page through repo/, as loaders that map files touch it."""
+    hub.commit("org/big", generate=GIB + ",hashed=0")
+    mounted = mount("org/big", hub)
+    data = mounted.tensors()[0]["offset"]
+    settle(hub)
+    hub.control("clear_log")
+    start = data + 57 * TENSOR
+    path = mounted.path / "repo" / "model.safetensors"
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        assert os.pread(file.fileno(), 4096, start) == harness.pattern(
+            11, start - data, 4096)
+        assert harness.wait_until(lambda: hub.weight_bytes() >= TENSOR)
+        settle(hub)
+        assert hub.weight_bytes() <= TENSOR + 2 * SLACK
+        requests = len(hub.log(listener="cdn"))
+        assert os.pread(file.fileno(), TENSOR, start) == harness.pattern(
+            11, start - data, TENSOR)
+    assert len(hub.log(listener="cdn")) == requests
+
+
+def test_a_rate_is_kept(hub, mount):
+    hub.commit("org/big", generate=GIB + ",hashed=0")
+    mounted = mount("org/big", hub, options=("--max-rate", "4M"))
+    tensor = mounted.tensors()[0]
+    begin = time.monotonic()
+    content = mounted.file(tensor, "raw").read_bytes()
+    took = time.monotonic() - begin
+    number = int(tensor["name"].split(".")[2])
+    assert content == harness.pattern(11, number * TENSOR, TENSOR)
+    print(f"10 MiB at 4 MiB/s: {took:.2f} s")
+    # The last of its fetches, of 1 MiB, starts when nine had their time.
+    assert took >= 9 / 4
+
+
 def test_20000_tensors_list_without_weight_bytes(hub, mount):
     count = 20_000
     hub.commit("org/many", generate=f"tensors={count},tensor_bytes=262144,"

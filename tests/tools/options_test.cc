@@ -44,6 +44,18 @@ TEST_F(OptionsTest, DefaultsAreTheHubs) {
   EXPECT_EQ(options->format, Format::kRaw);
 }
 
+TEST_F(OptionsTest, ARateIsBytesPerSecond) {
+  EXPECT_EQ(Resolve()->max_rate, 0u);
+  flags_.max_rate = "50M";
+  EXPECT_EQ(Resolve()->max_rate, uint64_t{50} << 20);
+  for (const char* bad : {"0", "fast", "-1"}) {
+    flags_.max_rate = bad;
+    EXPECT_THAT(Resolve(), AllOf(HasCode(Code::kInvalid),
+                                 HasMessage(HasSubstr("--max-rate"))))
+        << bad;
+  }
+}
+
 TEST_F(OptionsTest, CacheFolderComesFromTheNearestSetting) {
   environment_["XDG_CACHE_HOME"] = "/xdg";
   EXPECT_EQ(Resolve()->cache_dir, "/xdg/weightfs");
