@@ -10,10 +10,12 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "cache/cache_folder.h"
 #include "cache/cache_paths.h"
+#include "formats/base/checked.h"
 #include "formats/base/log.h"
 
 namespace weightfs {
@@ -23,6 +25,7 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxRefBytes = 64 * 1024;
 constexpr size_t kMaxListingBytes = 512 * 1024 * 1024;
+constexpr size_t kMaxOrderBytes = 256 * 1024;
 constexpr size_t kMaxFiles = 2'000'000;
 constexpr size_t kCommitDigits = 40;
 
@@ -72,6 +75,11 @@ std::string RefPath(std::string_view endpoint, std::string_view repo,
 std::string ListingPath(std::string_view endpoint, std::string_view repo,
                         std::string_view commit) {
   return fmt::format("{}/trees/{}.json", RepoPath(endpoint, repo), commit);
+}
+
+std::string OrderPath(std::string_view endpoint, std::string_view repo,
+                      std::string_view commit) {
+  return fmt::format("{}/orders/{}.json", RepoPath(endpoint, repo), commit);
 }
 
 Result<> CheckCommit(std::string_view commit) {
@@ -203,6 +211,67 @@ Result<std::string> ParseRef(std::string_view text, const std::string& endpoint,
   return *commit;
 }
 
+// Each run in its file, and no byte twice.
+Result<> CheckOrder(std::vector<FileRun> order, const Snapshot& snapshot) {
+  if (order.size() > SnapshotStore::kMaxOrderRuns) {
+    return Error(Code::kInvalid, "too many runs");
+  }
+  for (const FileRun& run : order) {
+    if (run.file >= snapshot.files.size() || run.length == 0 ||
+        !RangeFits(run.offset, run.length, snapshot.files[run.file].size)) {
+      return Error(Code::kInvalid, "a run is in no file");
+    }
+  }
+  std::sort(order.begin(), order.end(), [](const FileRun& a, const FileRun& b) {
+    return std::tie(a.file, a.offset) < std::tie(b.file, b.offset);
+  });
+  const auto share = [](const FileRun& a, const FileRun& b) {
+    return a.file == b.file && a.end() > b.offset;
+  };
+  if (std::adjacent_find(order.begin(), order.end(), share) != order.end()) {
+    return Error(Code::kInvalid, "two runs share bytes");
+  }
+  return {};
+}
+
+Result<FileRun> ParseRun(const Json& item) {
+  const auto is_number = [](const Json& part) {
+    return part.is_number_unsigned();
+  };
+  if (!item.is_array() || item.size() != 3 ||
+      !std::all_of(item.begin(), item.end(), is_number) ||
+      item[0].get<uint64_t>() > UINT32_MAX) {
+    return Error(Code::kCorrupt, "a run is bad");
+  }
+  return FileRun{.file = item[0].get<uint32_t>(),
+                 .offset = item[1].get<uint64_t>(),
+                 .length = item[2].get<uint64_t>()};
+}
+
+Result<std::vector<FileRun>> ParseOrder(std::string_view text,
+                                        const std::string& endpoint,
+                                        const Snapshot& snapshot) {
+  ASSIGN_OR_RETURN(const std::string_view sealed, Unseal(text));
+  const Json body = Json::parse(sealed, nullptr, /*allow_exceptions=*/false);
+  if (!body.is_object()) return Error(Code::kCorrupt, "not JSON");
+  RETURN_IF_ERROR(ExpectString(body, "endpoint", endpoint));
+  RETURN_IF_ERROR(ExpectString(body, "repo", snapshot.repo));
+  RETURN_IF_ERROR(ExpectString(body, "commit", snapshot.commit));
+  const auto runs = body.find("runs");
+  if (runs == body.end() || !runs->is_array() ||
+      runs->size() > SnapshotStore::kMaxOrderRuns) {
+    return Error(Code::kCorrupt, "fields are missing");
+  }
+  std::vector<FileRun> order;
+  order.reserve(runs->size());
+  for (const Json& item : *runs) {
+    ASSIGN_OR_RETURN(const FileRun run, ParseRun(item));
+    order.push_back(run);
+  }
+  RETURN_IF_ERROR(CheckOrder(order, snapshot));
+  return order;
+}
+
 // Runs `call`; what nlohmann or the allocator throws becomes an error.
 template <class Call>
 auto Catch(Call call) -> decltype(call()) {
@@ -240,8 +309,8 @@ auto Load(PatientCalls& calls, const std::string& folder,
   }
   auto result = text.has_value() ? parse(*text) : text.error();
   if (result.has_value()) return result;
-  LogWarning("a kept listing or ref is ignored path={}/{} why={}", folder, path,
-             result.error().message());
+  LogWarning("a kept listing, ref or order is ignored path={}/{} why={}",
+             folder, path, result.error().message());
   return MakeError(Code::kNotFound, "{}/{} is damaged", folder, path);
 }
 
@@ -301,6 +370,39 @@ Result<std::shared_ptr<const Snapshot>> SnapshotStore::LoadListing(
     return Load(calls_, folder_, ListingPath(endpoint, repo, commit),
                 kMaxListingBytes, [&](std::string_view text) {
                   return ParseListing(text, endpoint, repo, commit);
+                });
+  });
+}
+
+Result<> SnapshotStore::SaveOrder(const std::string& endpoint,
+                                  const Snapshot& snapshot,
+                                  const std::vector<FileRun>& order) {
+  RETURN_IF_ERROR(CheckCommit(snapshot.commit));
+  RETURN_IF_ERROR(CheckOrder(order, snapshot));
+  return Catch([&]() -> Result<> {
+    Json body = Json::object();
+    body["endpoint"] = endpoint;
+    body["repo"] = snapshot.repo;
+    body["commit"] = snapshot.commit;
+    Json runs = Json::array();
+    for (const FileRun& run : order) {
+      runs.push_back({run.file, run.offset, run.length});
+    }
+    body["runs"] = std::move(runs);
+    return Save(calls_, folder_,
+                OrderPath(endpoint, snapshot.repo, snapshot.commit),
+                body.dump());
+  });
+}
+
+Result<std::vector<FileRun>> SnapshotStore::LoadOrder(
+    const std::string& endpoint, const Snapshot& snapshot) {
+  RETURN_IF_ERROR(CheckCommit(snapshot.commit));
+  return Catch([&]() -> Result<std::vector<FileRun>> {
+    return Load(calls_, folder_,
+                OrderPath(endpoint, snapshot.repo, snapshot.commit),
+                kMaxOrderBytes, [&](std::string_view text) {
+                  return ParseOrder(text, endpoint, snapshot);
                 });
   });
 }

@@ -1,9 +1,9 @@
 // Fuzzes the files of snapshot_store.h and the names that cache_paths.h makes.
-// The first byte: 'n' a repository's or a revision's name, 'r' a ref, else a
-// listing; in lower case the rest is a body that is given its right hash, in
-// upper case the file as a whole. Whatever the bytes: no crash; what is loaded
-// obeys the header's rules, and is the same after it was saved and loaded
-// again; a name is one safe component, and tells what it stands for.
+// The first byte: 'n' a repository's or a revision's name, 'r' a ref, 'o' an
+// order, else a listing; in lower case the rest is a body that is given its
+// right hash, in upper case the file as a whole. Whatever the bytes: no crash;
+// what is loaded obeys the header's rules, and is the same after it was saved
+// and loaded again; a name is one safe component, and tells what it stands for.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -130,6 +130,37 @@ void CheckRef(SnapshotStore& store) {
   Require(IsLowerHex(*loaded, 40));
 }
 
+const Snapshot& Ordered() {
+  static const Snapshot& snapshot = *[] {
+    auto* made = new Snapshot;
+    made->repo = kRepo;
+    made->commit = Commit();
+    for (const char* path : {"a", "b", "c"}) {
+      made->files.push_back({path, uint64_t{1} << 20, {}});
+    }
+    return made;
+  }();
+  return snapshot;
+}
+
+void CheckOrder(SnapshotStore& store) {
+  const auto loaded = store.LoadOrder(kHub, Ordered());
+  if (!loaded.has_value()) {
+    Require(loaded.error().code() == Code::kNotFound);
+    return;
+  }
+  Require(loaded->size() <= SnapshotStore::kMaxOrderRuns);
+  uint64_t bytes = 0;
+  for (const FileRun& run : *loaded) {
+    Require(run.file < 3 && run.length > 0 && run.end() <= uint64_t{1} << 20);
+    bytes += run.length;
+  }
+  Require(bytes <= uint64_t{3} << 20);  // none of them twice
+  Require(store.SaveOrder(kHub, Ordered(), *loaded).has_value());
+  const auto again = store.LoadOrder(kHub, Ordered());
+  Require(again.has_value() && *again == *loaded);
+}
+
 struct World {
   World() : store(folder.path) {
     Snapshot empty;
@@ -140,11 +171,15 @@ struct World {
     std::filesystem::rename(listing, folder.path / "set-aside");
     Require(store.SaveRef(kHub, kRepo, kRevision, Commit()).has_value());
     ref = FileBelow(folder.path / kSnapshotsFolder);
+    std::filesystem::rename(ref, folder.path / "set-aside");
+    Require(store.SaveOrder(kHub, Ordered(), {}).has_value());
+    order = FileBelow(folder.path / kSnapshotsFolder);
   }
   Folder folder;
   SnapshotStore store;
   std::filesystem::path listing;
   std::filesystem::path ref;
+  std::filesystem::path order;
 };
 
 }  // namespace
@@ -162,12 +197,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                        "\n",
                        XXH3_64bits(text.data(), text.size()), text);
   }
-  const bool is_ref = std::tolower(data[0]) == 'r';
-  std::ofstream(is_ref ? world.ref : world.listing,
+  const int kind = std::tolower(data[0]);
+  std::ofstream(kind == 'r'   ? world.ref
+                : kind == 'o' ? world.order
+                              : world.listing,
                 std::ios::binary | std::ios::trunc)
       << text;
-  if (is_ref) {
+  if (kind == 'r') {
     CheckRef(world.store);
+  } else if (kind == 'o') {
+    CheckOrder(world.store);
   } else {
     CheckListing(world.store);
   }

@@ -252,6 +252,102 @@ TEST_F(SnapshotStoreTest, AListingIsCheckedThoughItsHashIsRight) {
   }
 }
 
+TEST_F(SnapshotStoreTest, RemembersInWhichOrderFilesWereRead) {
+  const Snapshot sample = Sample();
+  EXPECT_THAT(store_.LoadOrder(kHub, sample), HasCode(Code::kNotFound));
+  const std::vector<FileRun> order = {
+      {1, 1 << 20, 5}, {0, 0, 12}, {1, 0, 1 << 20}};
+  ASSERT_OK(store_.SaveOrder(kHub, sample, order));
+  EXPECT_THAT(SnapshotStore(temp_.path()).LoadOrder(kHub, sample),
+              IsOkAndHolds(order));
+  EXPECT_THAT(store_.LoadOrder("https://mirror.test", sample),
+              HasCode(Code::kNotFound));
+  Snapshot other = sample;
+  other.commit = std::string(40, 'd');
+  EXPECT_THAT(store_.LoadOrder(kHub, other), HasCode(Code::kNotFound));
+  other = sample;
+  other.repo = "org/other";
+  EXPECT_THAT(store_.LoadOrder(kHub, other), HasCode(Code::kNotFound));
+}
+
+TEST_F(SnapshotStoreTest, AnOrderHasEachByteOnceAndNoneThatNoFileHas) {
+  const Snapshot sample = Sample();
+  const uint64_t size = sample.files[1].size;
+  for (const std::vector<FileRun>& order : std::vector<std::vector<FileRun>>{
+           {{3, 0, 1}},
+           {{UINT32_MAX, 0, 1}},
+           {{1, 0, 0}},
+           {{1, 0, size + 1}},
+           {{1, size, 1}},
+           {{1, UINT64_MAX, 2}},
+           {{1, 2, UINT64_MAX}},
+           {{1, 5, 5}, {0, 0, 1}, {1, 9, 1}},
+           {{2, 0, 1}},  // an empty file
+           std::vector<FileRun>(SnapshotStore::kMaxOrderRuns + 1,
+                                FileRun{1, 0, 1})}) {
+    EXPECT_THAT(store_.SaveOrder(kHub, sample, order), HasCode(Code::kInvalid));
+  }
+  std::vector<FileRun> most;
+  for (uint64_t i = 0; i < SnapshotStore::kMaxOrderRuns; ++i) {
+    most.push_back({1, size - 2 * i - 2, 1});
+  }
+  ASSERT_OK(store_.SaveOrder(kHub, sample, most));
+  EXPECT_THAT(store_.LoadOrder(kHub, sample), IsOkAndHolds(most));
+}
+
+TEST_F(SnapshotStoreTest, AnOrderThatIsDamagedOrMadeUpCountsAsAbsent) {
+  const Snapshot sample = Sample();
+  ASSERT_OK(store_.SaveOrder(kHub, sample, {{1, 77, 5}, {0, 0, 12}}));
+  const std::string path = FindFile(kCommit + ".json");
+  const std::string text = ReadText(path);
+  const auto expect_absent = [&](const std::string& bad) {
+    WriteText(path, bad);
+    EXPECT_THAT(store_.LoadOrder(kHub, sample), HasCode(Code::kNotFound))
+        << bad;
+  };
+  for (size_t length = 0; length < text.size(); ++length) {
+    expect_absent(text.substr(0, length));
+  }
+  for (size_t i = 0; i < text.size(); ++i) {
+    std::string flipped = text;
+    flipped[i] = static_cast<char>(flipped[i] ^ 1);
+    expect_absent(flipped);
+  }
+  expect_absent(std::string(1 << 20, '['));
+  // With the right hash.
+  const std::string_view key = "\"body\":";
+  std::string body = text.substr(text.find(key) + key.size());
+  body.resize(body.size() - 2);
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = body;
+    changed.replace(changed.find(from), from.size(), to);
+    return fmt::format(R"({{"weightfs":1,"xxh3":"{:016x}","body":{}}})"
+                       "\n",
+                       XXH3_64bits(changed.data(), changed.size()), changed);
+  };
+  WriteText(path, with("77", "78"));
+  EXPECT_OK(store_.LoadOrder(kHub, sample));
+  for (const auto& [from, to] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"77", "-77"},
+           {"77", "7.7"},
+           {"77", "\"77\""},
+           {"77", "18446744073709551615"},
+           {"[1,77,5]", "[1,77]"},
+           {"[1,77,5]", "[1,77,5,5]"},
+           {"[1,77,5]", "[3,0,1]"},
+           {"[1,77,5]", "[4294967297,77,5]"},
+           {"[1,77,5]", "[0,3,1]"},
+           {"[1,77,5]", "null"},
+           {"\"runs\":[", "\"runs\":[[],"},
+           {"\"runs\"", "\"ruins\""}}) {
+    expect_absent(with(from, to));
+  }
+  ASSERT_OK(store_.SaveOrder(kHub, sample, {}));
+  EXPECT_THAT(store_.LoadOrder(kHub, sample),
+              IsOkAndHolds(std::vector<FileRun>()));
+}
+
 TEST_F(SnapshotStoreTest, KeepsTwentyThousandFiles) {
   Snapshot big = Sample();
   big.files.clear();
