@@ -183,4 +183,12 @@ std::string Vfs::Describe(uint64_t node) {
   return impl_->PathOf(id, index.get());
 }
 
+void Vfs::LearnOrder(std::vector<FileRun> order) {
+  impl_->order_.Learn(std::move(order));
+}
+
+uint64_t Vfs::order_touches() const { return impl_->order_.touches(); }
+
+std::vector<FileRun> Vfs::OrderToKeep() const { return impl_->CollectOrder(); }
+
 }  // namespace weightfs

@@ -21,6 +21,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cache/snapshot_store.h"
 #include "formats/base/clock.h"
 #include "formats/base/result.h"
 #include "formats/base/timer_queue.h"
@@ -131,6 +132,12 @@ class Vfs {
   // Nodes whose bytes come from file `file` of the snapshot: its own, and those
   // of its tensors.
   std::vector<uint64_t> NodesOfFile(uint32_t file);
+
+  // The learned order (fs/learned_order.h): what was kept of an earlier mount,
+  // once; whether there is something new to keep; and what.
+  void LearnOrder(std::vector<FileRun> order);
+  uint64_t order_touches() const;
+  std::vector<FileRun> OrderToKeep() const;
 
   // Parked calls now.
   size_t parked() { return parked_.size(); }

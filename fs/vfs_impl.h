@@ -1,7 +1,7 @@
 // Vfs::Impl: what fs/vfs*.cc share. Private to them.
 //
-// Thread-safety: as Vfs. All but `readahead_` and the index.json cache is
-// immutable after construction.
+// Thread-safety: as Vfs. All but `readahead_`, `order_` and the index.json
+// cache is immutable after construction.
 
 #ifndef WEIGHTFS_FS_VFS_IMPL_H_
 #define WEIGHTFS_FS_VFS_IMPL_H_
@@ -16,6 +16,7 @@
 
 #include "formats/view/virtual_file.h"
 #include "formats/writer.h"
+#include "fs/learned_order.h"
 #include "fs/node_id.h"
 #include "fs/readahead.h"
 #include "fs/repo_tree.h"
@@ -95,6 +96,9 @@ class Vfs::Impl {
   uint64_t SizeOf(const NodeId& id, const IndexedSet* index) const;
   // Tells readahead of a read, and prefetches what it says.
   void ReadAhead(const Reading& reading);
+  // The same for the order that an earlier mount learned.
+  void FollowOrder(const Source& read, ByteRange extent);
+  std::vector<FileRun> CollectOrder() const;
 
   Repo& repo_;
   ParkedOps& parked_;
@@ -103,6 +107,7 @@ class Vfs::Impl {
   const RepoTree tree_;
   std::function<std::string()> render_status_;
   Readahead readahead_;
+  LearnedOrder order_;
 
  private:
   ByteRange ExtentAt(uint32_t file, uint64_t offset) const;

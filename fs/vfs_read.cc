@@ -121,6 +121,7 @@ Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
 void Vfs::Impl::ReadAhead(const Reading& reading) {
   if (reading.sources.empty() || reading.extent.length == 0) return;
   const Source& first = reading.sources.front();
+  FollowOrder(first, reading.extent);
   const uint64_t size = repo_.snapshot().files[first.file].size;
   const ByteRange ahead = readahead_.OnRead(
       first.file, size, {first.offset, first.dest.size()}, reading.extent);
@@ -130,6 +131,23 @@ void Vfs::Impl::ReadAhead(const Reading& reading) {
     pool_.Submit(
         [object, ahead] { object->Prefetch(ahead.offset, ahead.length); });
   }
+}
+
+void Vfs::Impl::FollowOrder(const Source& read, ByteRange extent) {
+  auto ahead =
+      order_.OnRead(read.file, {read.offset, read.dest.size()}, extent);
+  if (ahead.empty()) return;
+  pool_.Submit([this, ahead = std::move(ahead)] {
+    for (const FileRun& run : ahead) {
+      repo_.OpenFile(run.file)->Prefetch(run.offset, run.length);
+    }
+  });
+}
+
+std::vector<FileRun> Vfs::Impl::CollectOrder() const {
+  return order_.Collect([this](uint32_t file, uint64_t offset) {
+    return ExtentAt(file, offset);
+  });
 }
 
 std::optional<size_t> Vfs::TryRead(uint64_t node, uint64_t offset,

@@ -111,6 +111,9 @@ Vfs::Impl::Impl(Repo& repo, ParkedOps& parked, WorkerPool& pool,
       options_(options),
       tree_(repo.snapshot()),
       readahead_(options.readahead),
+      // What is read where it is needs no order.
+      order_(repo.origin().cache_namespace().empty() ? std::vector<FileInfo>()
+                                                     : repo.snapshot().files),
       shown_(tree_.folders().size()),
       leads_to_set_(tree_.folders().size()),
       set_of_file_(repo.snapshot().files.size()) {
