@@ -86,6 +86,24 @@ void CloseStandardFiles(int but = -1) {
   }
 }
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a handler
+volatile pid_t forward_to = -1;
+void Forward(int signal) { ::kill(forward_to, signal); }
+
+// The first of each signal goes to `child`; signals that are ignored stay so.
+void ForwardSignals(pid_t child) {
+  forward_to = child;
+  struct sigaction action {};
+  action.sa_handler = Forward;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction inherited {};
+    ::sigaction(signal, nullptr, &inherited);
+    if (inherited.sa_handler == SIG_IGN) continue;
+    ::sigaction(signal, &action, nullptr);
+  }
+}
+
 [[noreturn]] void EndBy(int signal) {
   ::signal(signal, SIG_DFL);
   ::raise(signal);
@@ -94,7 +112,8 @@ void CloseStandardFiles(int but = -1) {
 
 }  // namespace
 
-int RunAside(const std::function<int(const Leave& leave)>& body) {
+int RunAside(const std::function<int(const Leave& leave)>& body,
+             AsideSignals signals) {
   std::array<int, 2> ends{};
   const pid_t parent = ::getpid();
   const pid_t child =
@@ -115,6 +134,7 @@ int RunAside(const std::function<int(const Leave& leave)>& body) {
     }));
   }
   write_end.Reset();
+  if (signals == AsideSignals::kForwarded) ForwardSignals(child);
   unsigned char left_with = 0;
   ssize_t n = -1;
   do {

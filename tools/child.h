@@ -33,8 +33,14 @@ Result<ChildOutput> RunInChild(
 // child. `body` may call `leave` with its exit code, from any thread: the child
 // ends then as well as it can, and is not waited for. REQUIRES: no other thread
 // runs.
+//
+// Signals: this process ends by SIGINT, SIGTERM and SIGHUP at once, and the
+// child after it. kForwarded: the child gets them, and ends as it sees fit; a
+// second one ends this process.
 using Leave = std::function<void(int code)>;
-int RunAside(const std::function<int(const Leave& leave)>& body);
+enum class AsideSignals { kEndBoth, kForwarded };
+int RunAside(const std::function<int(const Leave& leave)>& body,
+             AsideSignals signals = AsideSignals::kEndBoth);
 
 struct ProgramOutput {
   int exit_code = -1;      // -1: it was killed, by its signal or by `limit`

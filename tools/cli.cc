@@ -52,6 +52,15 @@ was, but something is not cached (with --cache, that is no matter: 0).
 
 Example: weightfs verify openai-community/gpt2)";
 
+constexpr const char* kWarmFooter =
+    R"(Fetches into the cache what is not there yet, and checks the hashes of whole
+files. Works beside mounts; what came stays, whatever ends it.
+
+Exit codes: 0 all of it is cached (--check: and was before); 5 not all is, since
+the network failed or, with --check, it was not fetched; 1 it does not fit.
+
+Example: weightfs warm openai-community/gpt2 --tensors 'h.0.*')";
+
 class HelpFormatter final : public CLI::Formatter {
  public:
   HelpFormatter() { column_width(27); }
@@ -212,6 +221,28 @@ void AddVerify(CLI::App* app, Flags* flags) {
   verify->footer(kVerifyFooter);
 }
 
+void AddWarm(CLI::App* app, Flags* flags) {
+  CLI::App* warm =
+      app->add_subcommand("warm", "fetch a model into the cache, or drop it");
+  AddSource(warm, flags);
+  warm->add_option("--tensors", flags->tensors,
+                   "only those whose names, as ls prints them,\n"
+                   "match; and headers and small files. Again for\n"
+                   "more")
+      ->type_name("GLOB")
+      ->allow_extra_args(false);
+  warm->add_option("--order", flags->order,
+                   "learned: as a mount's readers read it before,\n"
+                   "if they did [learned], or file")
+      ->type_name("HOW");
+  warm->add_flag("--check", flags->check,
+                 "say how much is cached; fetch nothing");
+  warm->add_flag("--evict", flags->evict, "drop what is cached and not in use");
+  warm->add_flag("--json", flags->json, "as JSON");
+  AddSourceOptions(warm, flags);
+  warm->footer(kWarmFooter);
+}
+
 void AddStatus(CLI::App* app, Flags* flags) {
   CLI::App* status =
       app->add_subcommand("status", "list running mounts, or look into one");
@@ -253,6 +284,7 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
   AddInfo(&app, &flags);
   AddCat(&app, &flags);
   AddVerify(&app, &flags);
+  AddWarm(&app, &flags);
   AddStatus(&app, &flags);
   try {
     app.parse(argc, argv);
@@ -266,10 +298,10 @@ Result<std::variant<Invocation, std::string>> ParseCommandLine(
                      OneLine(error.what()), CommandNamed(app));
   }
   static const std::map<std::string, Command> kCommands = {
-      {"mount", Command::kMount},   {"umount", Command::kUmount},
-      {"ls", Command::kLs},         {"info", Command::kInfo},
-      {"cat", Command::kCat},       {"verify", Command::kVerify},
-      {"status", Command::kStatus},
+      {"mount", Command::kMount}, {"umount", Command::kUmount},
+      {"ls", Command::kLs},       {"info", Command::kInfo},
+      {"cat", Command::kCat},     {"verify", Command::kVerify},
+      {"warm", Command::kWarm},   {"status", Command::kStatus},
   };
   return Invocation{kCommands.at(app.get_subcommands().front()->get_name()),
                     std::move(flags)};

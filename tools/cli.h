@@ -12,7 +12,16 @@
 
 namespace weightfs {
 
-enum class Command { kMount, kUmount, kLs, kInfo, kCat, kVerify, kStatus };
+enum class Command {
+  kMount,
+  kUmount,
+  kLs,
+  kInfo,
+  kCat,
+  kVerify,
+  kWarm,
+  kStatus,
+};
 
 struct Invocation {
   Command command;

@@ -41,6 +41,8 @@ int RunCommand(Command command, const Options& options) {
       return RunCat(options);
     case Command::kVerify:
       return RunVerify(options);
+    case Command::kWarm:
+      return RunWarm(options);
     case Command::kStatus:
       return RunStatus(options);
   }

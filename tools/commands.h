@@ -15,6 +15,7 @@ int RunLs(const Options& options);
 int RunInfo(const Options& options);
 int RunCat(const Options& options);
 int RunVerify(const Options& options);
+int RunWarm(const Options& options);
 int RunStatus(const Options& options);
 
 // The whole program: reads the command line, runs a command, catches what is

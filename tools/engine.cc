@@ -29,20 +29,6 @@ std::string ExistingParent(std::string path) {
   return path;
 }
 
-// What the options say, and else what leaves the disk usable for others.
-CacheLimits Limits(const Options& options) {
-  constexpr uint64_t kMostKeptFree = uint64_t{2} << 30;
-  CacheLimits limits{.max_bytes = options.cache_size, .keep_free = 0};
-  struct statvfs disk {};
-  if (options.cache_keep_free) {
-    limits.keep_free = *options.cache_keep_free;
-  } else if (::statvfs(ExistingParent(options.cache_dir).c_str(), &disk) == 0) {
-    limits.keep_free =
-        std::min(uint64_t{disk.f_blocks} * disk.f_frsize / 20, kMostKeptFree);
-  }
-  return limits;
-}
-
 FetcherOptions Fetching(const Options& options) {
   FetcherOptions fetching;
   // Whoever waits is to see some tries after an outage.
@@ -73,6 +59,19 @@ Error HintAtLocalPath(Error error, const Source& source) {
 }
 
 }  // namespace
+
+CacheLimits CacheLimitsOf(const Options& options) {
+  constexpr uint64_t kMostKeptFree = uint64_t{2} << 30;
+  CacheLimits limits{.max_bytes = options.cache_size, .keep_free = 0};
+  struct statvfs disk {};
+  if (options.cache_keep_free) {
+    limits.keep_free = *options.cache_keep_free;
+  } else if (::statvfs(ExistingParent(options.cache_dir).c_str(), &disk) == 0) {
+    limits.keep_free =
+        std::min(uint64_t{disk.f_blocks} * disk.f_frsize / 20, kMostKeptFree);
+  }
+  return limits;
+}
 
 Result<std::string> ResolveLocalSource(const Source& source) {
   const std::unique_ptr<char, decltype(&std::free)> resolved(
@@ -187,7 +186,7 @@ Result<> Engine::OpenCache(const Options& options) {
             "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir");
   if (!options.cache_dir.empty()) {
     const bool ended = cache_opening_.Run([opening, options] {
-      *opening = ObjectCache::Open(options.cache_dir, Limits(options));
+      *opening = ObjectCache::Open(options.cache_dir, CacheLimitsOf(options));
     });
     opened =
         ended ? std::move(*opening)

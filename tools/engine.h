@@ -74,6 +74,10 @@ class Engine {
   std::unique_ptr<Repo> repo_;
 };
 
+// What the cache may take: as the options say, and else what leaves the disk
+// usable for others.
+CacheLimits CacheLimitsOf(const Options& options);
+
 // The absolute path of a local source, links resolved. kNotFound, kDenied.
 Result<std::string> ResolveLocalSource(const Source& source);
 

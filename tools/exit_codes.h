@@ -15,7 +15,7 @@ enum ExitCode : int {
   kExitNotFound = 3,  // no such repository, revision, file, tensor or mount
   kExitDenied = 4,    // token missing or refused, gated, no permission
   // Network or origin; or offline and not cached. verify: nothing is wrong, but
-  // not all of the source is cached.
+  // not all of the source is cached; warm --check: the latter.
   kExitUnavailable = 5,
   kExitCorrupt = 6,      // bytes that break their format or their hash
   kExitUnsupported = 7,  // weightfs does not do that

@@ -24,6 +24,7 @@
 #include "tools/mount_plan.h"
 #include "tools/mount_registry.h"
 #include "tools/mount_table.h"
+#include "tools/order_keeper.h"
 #include "tools/unmounter.h"
 #include "tools/watchdog.h"
 
@@ -201,6 +202,7 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
        // What is fetched ahead must not drive out what it was fetched for.
        .readahead = std::min(VfsOptions().readahead, options.cache_size / 8)});
   vfs.SetStatus([&] { return status.Render(); });
+  std::optional<OrderKeeper> order;
   FuseOptions fuse;
   fuse.mountpoint = plan.mountpoint;
   fuse.allow_other = options.allow_other;
@@ -230,6 +232,10 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
     }
     // That would fetch all weights; whoever looks for tensors does it.
     if (!options.strict) engine->repo().LoadShownIndexes();
+    // Nor is a strict mount's file fetched before somebody looks.
+    if (!options.strict && engine->cache() != nullptr) {
+      order.emplace(engine->cache()->folder(), engine->repo(), vfs);
+    }
     std::optional<ArmOnSignals> arm_on_signals;
     served = session->Serve([&](const FuseSettings& settings) {
       status.SetFuse(settings);
@@ -244,6 +250,7 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   }
   LogInfo("no longer mounted at {}", plan.mountpoint);
   vfs.Shutdown();
+  if (order) order->Finish();
   engine->Stop();
   return served;
 }

@@ -213,6 +213,34 @@ Result<> ResolveWords(const Flags& flags, Options* options) {
   return {};
 }
 
+Result<> ResolveWarm(const Flags& flags, Options* options) {
+  options->check = flags.check;
+  options->evict = flags.evict;
+  options->tensors = flags.tensors;
+  if (!flags.order.empty()) {
+    const std::string order = ToLower(flags.order);
+    if (order != "learned" && order != "file") {
+      return MakeError(Code::kInvalid,
+                       "--order: {} is none of learned and file",
+                       QuoteName(flags.order));
+    }
+    options->order =
+        order == "learned" ? Options::Order::kLearned : Options::Order::kFile;
+  }
+  if (flags.check && flags.evict) {
+    return Error(Code::kInvalid, "give --check or --evict, not both");
+  }
+  if ((flags.check || flags.evict) && !flags.order.empty()) {
+    return Error(Code::kInvalid,
+                 "--order does nothing with --check or --evict");
+  }
+  if (flags.evict && !flags.tensors.empty()) {
+    return Error(Code::kInvalid,
+                 "--evict drops all of the source; it takes no --tensors");
+  }
+  return {};
+}
+
 }  // namespace
 
 Environment ProcessEnvironment() {
@@ -237,6 +265,7 @@ Result<Options> ResolveOptions(const Flags& flags,
   RETURN_IF_ERROR(ResolveHub(flags, environment, &options));
   RETURN_IF_ERROR(ResolveLimits(flags, &options));
   RETURN_IF_ERROR(ResolveWords(flags, &options));
+  RETURN_IF_ERROR(ResolveWarm(flags, &options));
   if (flags.read_ahead_kb > kMaxReadAheadKb) {
     return MakeError(Code::kInvalid,
                      "--read-ahead-kb: {} is too much; give {} at most",

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "formats/base/log.h"
 #include "formats/base/result.h"
@@ -40,6 +41,8 @@ struct Flags {
   std::string format;
   std::string verify;
   std::string output;
+  std::string order;
+  std::vector<std::string> tensors;
   uint32_t read_ahead_kb = 4096;
   bool offline = false;
   bool foreground = false;
@@ -50,6 +53,8 @@ struct Flags {
   bool lazy = false;
   bool force = false;
   bool whole_cache = false;
+  bool check = false;
+  bool evict = false;
 };
 
 struct Options {
@@ -89,6 +94,13 @@ struct Options {
   bool lazy = false;
   bool force = false;
   bool whole_cache = false;
+  bool check = false;
+  bool evict = false;
+
+  // Of `warm`. Shell patterns; none: everything.
+  std::vector<std::string> tensors;
+  enum class Order { kAny, kLearned, kFile };
+  Order order = Order::kAny;  // kAny: learned if there is one
 };
 
 // A variable's value, or nothing if it is not set.

@@ -147,7 +147,7 @@ def test_only_commands_that_exist():
         subprocess.run([os.environ["WEIGHTFS"], command, "--help"], check=True,
                        capture_output=True, text=True).stdout
         for command in ("mount", "umount", "ls", "info", "cat", "verify",
-                        "status"))
+                        "warm", "status"))
     for option in set(re.findall(r"(?<!-)(--[a-z][a-z-]*)", README)):
         assert option in pages or option in (
             "--all", "--install", "--prefix", "--help"), option

@@ -45,12 +45,14 @@ INSTANTIATE_TEST_SUITE_P(
                       std::vector<const char*>{"info", "--help"},
                       std::vector<const char*>{"cat", "--help"},
                       std::vector<const char*>{"verify", "--help"},
+                      std::vector<const char*>{"warm", "--help"},
                       std::vector<const char*>{"status", "--help"}));
 
 TEST(CommandLineTest, HelpNamesEveryCommand) {
   const std::string help = std::get<std::string>(*Parse({"--help"}));
-  for (const char* name : {"mount", "umount", "ls", "info", "cat", "verify",
-                           "status", "--version", "Examples", "Exit codes"}) {
+  for (const char* name :
+       {"mount", "umount", "ls", "info", "cat", "verify", "warm", "status",
+        "--version", "Examples", "Exit codes"}) {
     EXPECT_THAT(help, HasSubstr(name));
   }
 }
@@ -92,6 +94,17 @@ TEST(CommandLineTest, TakesAnyTensorName) {
   const auto dashed = Parse({"cat", "./m", "--", "-x"});
   ASSERT_OK(dashed);
   EXPECT_EQ(std::get<Invocation>(*dashed).flags.tensor, "-x");
+}
+
+TEST(CommandLineTest, TakesPatternsOneAtATime) {
+  const auto parsed = Parse({"warm", "--tensors", "[ab]*", "org/name",
+                             "--tensors", "h.{0,1}.*", "--tensors=x y"});
+  ASSERT_OK(parsed);
+  const auto& invocation = std::get<Invocation>(*parsed);
+  EXPECT_EQ(invocation.command, Command::kWarm);
+  EXPECT_EQ(invocation.flags.source, "org/name");
+  EXPECT_THAT(invocation.flags.tensors,
+              ::testing::ElementsAre("[ab]*", "h.{0,1}.*", "x y"));
 }
 
 TEST(CommandLineTest, SaysOnOneLineWhatIsWrongAndWhereTheHelpIs) {

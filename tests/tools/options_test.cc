@@ -217,5 +217,30 @@ TEST(ParseDurationTest, RefusesAllElse) {
   }
 }
 
+TEST_F(OptionsTest, WarmsInOneWay) {
+  EXPECT_EQ(Resolve()->order, Options::Order::kAny);
+  flags_.order = "File";
+  EXPECT_EQ(Resolve()->order, Options::Order::kFile);
+  flags_.order = "learned";
+  flags_.tensors = {"a*", "[b]"};
+  EXPECT_EQ(Resolve()->order, Options::Order::kLearned);
+  EXPECT_EQ(Resolve()->tensors, flags_.tensors);
+  flags_.order = "best";
+  EXPECT_THAT(Resolve(), AllOf(HasCode(Code::kInvalid),
+                               HasMessage(HasSubstr("learned and file"))));
+  flags_.order = "";
+  flags_.check = true;
+  EXPECT_TRUE(Resolve()->check);
+  flags_.order = "file";
+  EXPECT_THAT(Resolve(), HasCode(Code::kInvalid));
+  flags_.order = "";
+  flags_.evict = true;
+  EXPECT_THAT(Resolve(), HasMessage(HasSubstr("not both")));
+  flags_.check = false;
+  EXPECT_THAT(Resolve(), HasMessage(HasSubstr("no --tensors")));
+  flags_.tensors.clear();
+  EXPECT_TRUE(Resolve()->evict);
+}
+
 }  // namespace
 }  // namespace weightfs

@@ -139,6 +139,39 @@ TEST(RunAsideTest, WaitsForNobodyWhoLeft) {
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
 }
 
+TEST(RunAsideTest, ForwardsASignalToWhoEndsByItself) {
+  std::array<int, 2> ready{};
+  ASSERT_EQ(::pipe(ready.data()), 0);
+  const pid_t process = ::fork();
+  ASSERT_GE(process, 0);
+  if (process == 0) {
+    ::_exit(RunAside(
+        [&](const Leave&) {
+          sigset_t signals;
+          sigemptyset(&signals);
+          sigaddset(&signals, SIGINT);
+          ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+          (void)!::write(ready[1], "r", 1);
+          int signal = 0;
+          ::sigwait(&signals, &signal);
+          return 40 + signal;
+        },
+        AsideSignals::kForwarded));
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  // The handler is set after the fork, so that it may not be there yet.
+  int status = -1;
+  for (int i = 0; i < 3'000 && ::waitpid(process, &status, WNOHANG) == 0; ++i) {
+    if (i == 100) ::kill(process, SIGINT);
+    ::poll(nullptr, 0, 10);
+  }
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 40 + SIGINT);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
 TEST(WatchdogTest, FiresWhenTheEndTakesTooLong) {
   std::promise<void> fired;
   ShutdownWatchdog watchdog(milliseconds(10), [&] { fired.set_value(); });
