@@ -100,7 +100,7 @@ ByteRange LearnedOrder::BlockAt(uint32_t file, uint64_t offset) const {
   return {begin, std::min(kBlock, sizes_[file] - begin)};
 }
 
-void LearnedOrder::Learn(std::vector<FileRun> order) {
+void LearnedOrder::Learn(const std::vector<FileRun>& order) {
   MutexLock lock(mutex_);
   kept_.clear();
   for (const FileRun& run : order) {

@@ -53,7 +53,7 @@ class LearnedOrder {
   explicit LearnedOrder(const std::vector<FileInfo>& files);
 
   // The order that was kept (SnapshotStore::LoadOrder). Once.
-  void Learn(std::vector<FileRun> order) EXCLUDES(mutex_);
+  void Learn(const std::vector<FileRun>& order) EXCLUDES(mutex_);
 
   // Tells of a read, and returns what to prefetch, in order. `extent`: what
   // holds the read's first byte; the whole file if nobody knows (yet); another

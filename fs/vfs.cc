@@ -183,8 +183,8 @@ std::string Vfs::Describe(uint64_t node) {
   return impl_->PathOf(id, index.get());
 }
 
-void Vfs::LearnOrder(std::vector<FileRun> order) {
-  impl_->order_.Learn(std::move(order));
+void Vfs::LearnOrder(const std::vector<FileRun>& order) {
+  impl_->order_.Learn(order);
 }
 
 uint64_t Vfs::order_touches() const { return impl_->order_.touches(); }

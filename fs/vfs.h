@@ -135,7 +135,7 @@ class Vfs {
 
   // The learned order (fs/learned_order.h): what was kept of an earlier mount,
   // once; whether there is something new to keep; and what.
-  void LearnOrder(std::vector<FileRun> order);
+  void LearnOrder(const std::vector<FileRun>& order);
   uint64_t order_touches() const;
   std::vector<FileRun> OrderToKeep() const;
 

@@ -36,8 +36,8 @@ void OrderKeeper::Run() {
   auto kept =
       store_.LoadOrder(repo_.origin().cache_namespace(), repo_.snapshot());
   if (kept.has_value()) {
-    saved_ = *kept;
-    vfs_.LearnOrder(*std::move(kept));
+    saved_ = *std::move(kept);
+    vfs_.LearnOrder(saved_);
   } else if (kept.error().code() != Code::kNotFound) {
     LogDebug("no learned order: {}", kept.error().message());
   }

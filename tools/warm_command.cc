@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -52,7 +53,7 @@ std::string Named(const Snapshot& snapshot) {
 
 // "0:36", "1:02:03".
 std::string Duration(double seconds) {
-  const auto all = static_cast<uint64_t>(seconds + 0.5);
+  const auto all = static_cast<uint64_t>(std::llround(seconds));
   const uint64_t minutes = all / 60 % 60;
   if (all >= 3600) {
     return fmt::format("{}:{:02}:{:02}", all / 3600, minutes, all % 60);
