@@ -70,6 +70,19 @@ TEST_F(CacheSurveyTest, AMirrorsFileIsNobodyElsesUntilItIsVerified) {
   EXPECT_TRUE(survey_->Look(kMirror, info_).verified);
 }
 
+// As a killed evictor leaves it (cache/LAYOUT.md, "Crash cases").
+TEST_F(CacheSurveyTest, AFileThatIsVerifiedNoMoreIsNotEverybodys) {
+  OpenFile(kSize, info_.id);
+  PutAll(*file_);
+  Promote();
+  file_.reset();
+  const std::string meta = folder() + "/" + VerifiedPath(info_.id) + "/meta";
+  const UniqueFd fd(::open(meta.c_str(), O_RDWR | O_CLOEXEC));
+  const uint32_t no = 0;
+  ASSERT_EQ(::pwrite(fd.get(), &no, sizeof(no), 132), 4);
+  EXPECT_TRUE(None(Look(kMirror)));
+}
+
 TEST_F(CacheSurveyTest, WhatIsPoisonedIsNotThere) {
   OpenFile(kSize, info_.id);
   PutAll(*file_);
