@@ -149,6 +149,7 @@ class WarmCommand {
   // Runs `work`; ends the process where the disk hangs. The signal, or 0.
   int Run(std::function<Result<>()> work, const std::function<void()>& tick);
   Result<> OpenSurvey() {
+    const DiskTime::Stay stay(disk_);
     ASSIGN_OR_RETURN(survey_, CacheSurvey::Open(options_.cache_dir));
     return {};
   }
@@ -229,6 +230,7 @@ Result<> WarmCommand::FillAll() {
   RETURN_IF_ERROR(OpenSurvey());
   std::vector<FileRun> learned;
   if (options_.order != Options::Order::kFile) {
+    const DiskTime::Stay stay(disk_);
     SnapshotStore store(options_.cache_dir);
     auto kept = store.LoadOrder(name_space_, snapshot_);
     if (kept.has_value()) learned = *std::move(kept);
@@ -463,30 +465,34 @@ Result<> WarmCommand::EvictAll() {
   return {};
 }
 
+int RunOn(const Options& options, Engine& engine, const Leave& leave,
+          std::function<void(int)> on_signal) {
+  if (engine.cache() == nullptr) {
+    return ReportError(
+        MakeError(Code::kIo, "there is nothing to warm without the cache {}",
+                  options.cache_dir));  // the log says why
+  }
+  WarmCommand command(options, engine, leave, std::move(on_signal));
+  if (options.check) return command.Check();
+  if (options.evict) return command.Evict();
+  return command.Fill();
+}
+
 int Warm(const Options& options, const Leave& leave) {
   PrepareProcess();
   std::atomic<int> code = kExitFailure;
   ShutdownWatchdog watchdog(kEndLimit, [&] { leave(code); });
   const auto engine = OpenForQuery(options);
-  if (!engine.has_value()) return ReportError(engine.error());
-  if ((*engine)->cache() == nullptr) {
-    return ReportError(MakeError(
-        Code::kIo,  // the log says why
-        "there is nothing to warm without the cache {}", options.cache_dir));
-  }
-  WarmCommand command(options, **engine, leave, [&](int signal) {
-    code = kExitSignal + signal;
-    watchdog.Arm();
-  });
-  if (options.check) {
-    code = command.Check();
-  } else if (options.evict) {
-    code = command.Evict();
+  if (engine.has_value()) {
+    code = RunOn(options, **engine, leave, [&](int signal) {
+      code = kExitSignal + signal;
+      watchdog.Arm();
+    });
   } else {
-    code = command.Fill();
+    code = ReportError(engine.error());
   }
+  // A disk that hangs holds what goes with the engine.
   watchdog.Arm();
-  (*engine)->Stop();
   return code;
 }
 

@@ -167,9 +167,10 @@ def test_check_fetches_nothing(hub, warm, tmp_path):
 
 def test_only_matching_tensors_with_headers_and_small_files(hub, warm, mount):
     hub.commit("org/m", generate=ORDERED)
-    warm("--tensors", "model.layers.7.*", "--tensors", "model.layers.3?.weight")
+    warm("--tensors", "model.layers.7.*", "--tensors", "model.layers.[34]5.weight")
     asked = ranges(hub.log(listener="cdn"))
-    wanted = [7, *range(30, 40)]
+    # Apart, so that who reads them all is not taken to go on beyond them.
+    wanted = [7, 35, 45]
     # The tensors as they lie there: a mount tells.
     mounted = mount("org/m", hub)
     offsets = {t["name"]: t["offset"] for t in mounted.tensors()}
@@ -234,13 +235,15 @@ def test_a_cache_whose_room_others_use(hub, warm, tmp_path):
     hub.commit("org/m", folder)
     hub.commit("org/other", generate="tensors=20,tensor_bytes=2M,dtype=F32")
     limit = ("--cache-size", "48M")
-    Warm(hub, tmp_path, repo="org/other")()
+    other = Warm(hub, tmp_path, repo="org/other")
+    other()
     with contextlib.ExitStack() as pins:
         for data in warm.cache.rglob("data"):
             pin(pins.enter_context(open(data, "rb")))
         done = warm(*limit, code=1)
         assert "--cache-size" in done.stderr and "are cached" in done.stderr
         assert disk_usage(warm.cache) < 49 * MIB
+    other("--evict")
     assert warm.json(*limit)["complete"]
 
 
@@ -544,10 +547,8 @@ def test_a_cold_mount_follows_the_learned_order(hub, warm, mount):
     read_tensors(mounted, order[:2])
     settle(hub)
     ahead = first_asked(hub, data)
-    assert ahead[:2] == order[:2]
     assert 3 <= len(ahead) <= 8
-    assert ahead == order[:len(ahead)] or (
-        sorted(ahead) == sorted(order[:len(ahead)]))
+    assert sorted(ahead) == sorted(order[:len(ahead)])
     # All of it: nothing twice, and the requests follow the record.
     read_tensors(mounted, order[2:])
     settle(hub)
@@ -565,12 +566,16 @@ def test_who_leaves_the_order_fetches_what_he_reads(hub, warm, mount):
     mounted = mount("org/m", hub)
     mounted.tensors()
     settle(hub)
-    # Never two that follow each other there.
-    numbers = list(reversed(order))[:20]
+    # Never two that follow each other there, nor neighbours in the file.
+    numbers = []
+    for number in reversed(order):
+        if all(abs(number - other) > 3 for other in numbers):
+            numbers.append(number)
+    assert len(numbers) > 8
     read_tensors(mounted, numbers)
     settle(hub)
     assert sorted(first_asked(hub, data)) == sorted(numbers)
-    assert hub.weight_bytes() <= 20 * (TENSOR + 2 * GRANULE) + PROBE
+    assert hub.weight_bytes() <= len(numbers) * (TENSOR + 2 * GRANULE) + PROBE
 
 
 def test_one_tensor_fetches_no_other(hub, warm, mount):
