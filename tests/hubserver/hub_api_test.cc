@@ -325,6 +325,27 @@ TEST_F(HubApiTest, SmallAnswersForPeers) {
             "main");
 }
 
+TEST_F(HubApiTest, ShowsAPublicRepoAsAPlainWebServer) {
+  const std::string top = "/files/org/name/main/";
+  const RawReply page = GetCdn(top);
+  EXPECT_EQ(page.status, 200);
+  EXPECT_THAT(page.body, ::testing::HasSubstr("href=\"config.json\""));
+  EXPECT_THAT(page.body, ::testing::HasSubstr("href=\"sub/\""));
+  EXPECT_THAT(GetCdn(top + "sub/deep/").body,
+              ::testing::HasSubstr("href=\"notes.txt\""));
+  EXPECT_EQ(GetCdn(top + "config.json").body, kConfig);
+  const RawReply part =
+      GetCdn("/files/org/name/" + commit_ + "/model.safetensors",
+             {{"Range", "bytes=1000-1999"}});
+  EXPECT_EQ(part.status, 206);
+  EXPECT_TRUE(part.body == Weights(1000, 1000));
+  EXPECT_EQ(GetCdn(top + "none").status, 404);
+  EXPECT_EQ(GetCdn("/files/org/other/main/").status, 404);
+  EXPECT_EQ(Get(top).status, 404) << "the hub itself has none";
+  hub_->SetRepo("org/name", {.is_private = true});
+  EXPECT_EQ(GetCdn(top + "config.json").status, 404);
+}
+
 TEST_F(HubApiTest, GeneratedModelsAreSafetensors) {
   const auto spec =
       ParseTestHubModelSpec("tensors=10,shards=3,tensor_bytes=64,dtype=BF16");

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/hub_files.h"
 #include "tests/support/hub_state.h"
 
 namespace weightfs {
@@ -56,80 +57,12 @@ std::string BearerToken(const TestHubRequest& request) {
   return header.starts_with(kScheme) ? header.substr(kScheme.size()) : header;
 }
 
-// --- a file's bytes: ranges and conditions ---
-
-struct Range {
-  uint64_t first = 0;
-  uint64_t length = 0;
-};
-
 std::optional<uint64_t> Number(std::string_view text) {
   uint64_t value = 0;
   const char* const end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || rest != end) return std::nullopt;
   return value;
-}
-
-enum class RangeKind { kWhole, kPart, kUnsatisfiable };
-
-// RFC 9110 §14.1.2; what is malformed or has several ranges means the whole.
-RangeKind ParseRange(std::string_view header, uint64_t size, Range& range) {
-  range = {0, size};
-  if (!header.starts_with("bytes=")) return RangeKind::kWhole;
-  header.remove_prefix(6);
-  const size_t dash = header.find('-');
-  if (dash == std::string_view::npos) return RangeKind::kWhole;
-  const auto first = Number(header.substr(0, dash));
-  const std::string_view rest = header.substr(dash + 1);
-  const auto last = Number(rest);
-  if (dash == 0) {  // the last N bytes
-    if (!last) return RangeKind::kWhole;
-    if (*last == 0 || size == 0) return RangeKind::kUnsatisfiable;
-    range.length = std::min(*last, size);
-    range.first = size - range.length;
-    return RangeKind::kPart;
-  }
-  if (!first || (!last && !rest.empty())) return RangeKind::kWhole;
-  if (last && *last < *first) return RangeKind::kWhole;
-  if (*first >= size) return RangeKind::kUnsatisfiable;
-  range.first = *first;
-  range.length = (last ? std::min(*last, size - 1) : size - 1) - *first + 1;
-  return RangeKind::kPart;
-}
-
-HubReply Bytes(const TestHubRequest& request, const TestHubContentPtr& content,
-               const std::string& etag) {
-  HubReply reply;
-  Put(reply, "Accept-Ranges", "bytes");
-  Put(reply, "ETag", Quoted(etag));
-  if (request.Header("If-None-Match") == Quoted(etag)) {
-    reply.status = 304;
-    return reply;
-  }
-  const std::string if_range = request.Header("If-Range");
-  const bool ranged = if_range.empty() || if_range == Quoted(etag);
-  Range range;
-  const uint64_t size = content->size();
-  switch (ParseRange(ranged ? request.range : "", size, range)) {
-    case RangeKind::kWhole:
-      break;
-    case RangeKind::kPart:
-      reply.status = 206;
-      Put(reply, "Content-Range",
-          "bytes " + std::to_string(range.first) + "-" +
-              std::to_string(range.first + range.length - 1) + "/" +
-              std::to_string(size));
-      break;
-    case RangeKind::kUnsatisfiable:
-      reply.status = 416;
-      Put(reply, "Content-Range", "bytes */" + std::to_string(size));
-      return reply;
-  }
-  reply.body = content;
-  reply.offset = range.first;
-  reply.length = range.length;
-  return reply;
 }
 
 // --- the CDN ---
@@ -153,6 +86,7 @@ HubReply AnswerCdn(const TestHub::State& hub, const TestHubRequest& request,
   if (request.method != "GET" && request.method != "HEAD") {
     return refuse(405, "MethodNotAllowed", "GET and HEAD only");
   }
+  if (target.kind == Kind::kFiles) return AnswerHubFiles(hub, request, target);
   if (target.kind != Kind::kCdn) return refuse(404, "NoSuchKey", "no such key");
   if (!hub.SignatureHolds(request.path, request.query)) {
     return refuse(403, "AccessDenied", "Request has expired or is not signed");
@@ -162,7 +96,7 @@ HubReply AnswerCdn(const TestHub::State& hub, const TestHubRequest& request,
   const auto entry = hub.FindByDigest(
       request.path.substr(parent + 1, folder - parent - 1), target.path);
   if (!entry) return refuse(404, "NoSuchKey", "no such key");
-  reply = Bytes(request, entry->content, target.path);
+  reply = HubBytes(request, entry->content, target.path);
   Put(reply, "Content-Type", "application/octet-stream");
   Put(reply, "Cache-Control", "public, max-age=31536000");
   return reply;
@@ -436,7 +370,7 @@ HubReply AnswerResolveCache(const TestHub::State& hub,
   if (QueryValue(request.query, "etag") != Quoted(etag)) {
     return HubJsonError(400, "", "the redirect's query was not kept");
   }
-  HubReply reply = Bytes(request, file->second.content, etag);
+  HubReply reply = HubBytes(request, file->second.content, etag);
   Put(reply, "Content-Type", "text/plain; charset=utf-8");
   Put(reply, "X-Repo-Commit", commit.id);
   reply.hide_length =
@@ -587,6 +521,7 @@ HubReply BuildHubReply(TestHub::State& hub, const TestHubRequest& request,
     case Kind::kUnknown:
     case Kind::kControl:
     case Kind::kCdn:
+    case Kind::kFiles:
       return HubJsonError(404, "", "Sorry, we can't find the page");
     default:
       return AnswerRepo(hub, request, target, body);

@@ -61,6 +61,7 @@ struct HubTarget {
     kHarnesses,
     kControl,
     kCdn,
+    kFiles,
   };
   Kind kind = Kind::kUnknown;
   std::string repo;  // as in TestHub: with "datasets/" or "spaces/"

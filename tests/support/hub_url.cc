@@ -188,6 +188,11 @@ HubTarget ParseHubTarget(TestHubListener listener, std::string_view path) {
     if (parts.size() == 5 && parts[0] == "repos") {
       target.kind = Kind::kCdn;
       target.path = parts[4];
+    } else if (parts.size() >= 4 && parts[0] == "files") {
+      target.kind = Kind::kFiles;
+      target.repo = Join(parts, 1, 3);
+      target.rev = PercentDecode(parts[3]);
+      target.path = Join(parts, 4, parts.size());
     }
     return target;
   }
