@@ -11,8 +11,7 @@ import sys
 import sysconfig
 import time
 
-import harness
-from world import Failed
+from world import Failed, harness
 
 # name -> what it is
 NAMES = {

@@ -95,8 +95,12 @@ def run_case(bench, case, condition, rows):
     """All rounds of a case; what is set up for it goes with it."""
     with contextlib.ExitStack() as stack:
         bench.origin.set(condition)
-        probes = [probe for probe in case.probes(bench, condition, stack)
-                  if bench.wants(probe.who)]
+        try:
+            probes = [probe for probe in case.probes(bench, condition, stack)
+                      if bench.wants(probe.who)]
+        except world.Failed as failed:
+            rows.append(report.broken(case, condition, str(failed)))
+            return
         made = {probe: report.Row(case.NAME, condition, probe)
                 for probe in probes}
         for number in range(bench.options.rounds):
@@ -117,17 +121,17 @@ def main():
               if not options.case or name in options.case]
     rows = []
     with world.Bench(options) as bench:
+        skipped = bench.skipped
         for case in chosen:
             for condition in bench.conditions(case):
                 run_case(bench, case(), condition, rows)
-        about = bench.about()
-        skipped = bench.skipped
+                # A run of hours that ends early has not been for nothing.
+                if options.json:
+                    options.json.write_text(json.dumps(report.as_json(
+                        bench.about(), skipped, rows), indent=1) + "\n")
     print(report.table(rows))
     for name, why in skipped.items():
         print(f"skipped: {name}: {why}")
-    if options.json:
-        options.json.write_text(
-            json.dumps(report.as_json(about, skipped, rows), indent=1) + "\n")
     bad = report.complaints(rows)
     for complaint in bad:
         print(f"FAILED: {complaint}")

@@ -66,6 +66,13 @@ class Row:
         return statistics.median(found) if found else None
 
 
+def broken(case, condition, why):
+    """The row of a case that could not be set up."""
+    row = Row(case.NAME, condition, Probe("–", "set-up", "", None))
+    row.failures.append(why)
+    return row
+
+
 def ratio(row, *others, of=lambda *values: values[0]):
     """The median over the rounds of `row`'s figure by `of` the others' in the
     same round; None where one has none."""
@@ -142,18 +149,17 @@ def lines_of(row):
 
 
 def notes_of(row):
-    if row.probe.needed or row.samples:
-        for failure in sorted(set(row.failures)):
-            yield f"({row.failures.count(failure)} × {failure})"
+    for failure in sorted(set(row.failures)):
+        yield f"({row.failures.count(failure)} × {failure})"
     longest = max(row.others("longest"), default=0)
     if longest >= 1:
         yield f"(one wait of {longest:.1f} s)"
-    for name, value in (row.samples[max(row.samples)].get("notes", {})
-                        if row.samples else {}).items():
-        found = [s["notes"].get(name) for s in row.samples.values()]
-        if isinstance(value, (int, float)):
-            value = number(statistics.median(found))
-        yield f"({name}: {value})"
+    notes = {}
+    for sample in row.samples.values():
+        for name, value in sample.get("notes", {}).items():
+            notes.setdefault(name, []).append(value)
+    for name, values in notes.items():
+        yield f"({name}: {number(statistics.median(values))})"
 
 
 def table(rows):

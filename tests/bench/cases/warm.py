@@ -2,6 +2,7 @@
 
 import contenders
 from report import Probe, hold, hold_to_peers, ratio
+from world import Failed
 
 COLD = "disk cold: page cache dropped, started anew"
 WARM = "daemon warm: the mount's pages dropped"
@@ -26,7 +27,11 @@ class State:
     def fill(self):
         """Reads it all, so that it is in the cache, checked by weightfs."""
         self._open()
-        self.bench.read(self.mounted, self.model.whole_files(self.mounted))
+        try:
+            self.bench.read(self.mounted, self.model.whole_files(self.mounted))
+        except Failed:
+            self.close()
+            raise
         if isinstance(self.contender, contenders.Weightfs) and (
                 not self.mounted.wait_verified(len(self.model.shards))):
             self.bench.say("    (not verified after a minute)")
