@@ -23,18 +23,26 @@ class Check:
     """What a row is held to."""
     against: str
     ratio: float
-    limit: float
+    limit: float | None  # None: reported, and held to nothing
     at_most: bool = False
-    # True for design.md's table; else a wish of this project's issue.
-    design: bool = True
+    # The row of design.md's "Numbers it is held to"; None: a wish beside them.
+    design: str | None = None
 
     @property
     def met(self):
+        if self.limit is None:
+            return True
         # As many digits as are printed.
         ratio, limit = round(self.ratio, 3), round(self.limit, 3)
         return ratio <= limit if self.at_most else ratio >= limit
 
+    @property
+    def verdict(self):
+        return "" if self.limit is None else "met" if self.met else "MISSED"
+
     def text(self):
+        if self.limit is None:
+            return f"reported {self.against}"
         sign = "≤" if self.at_most else "≥"
         return f"{sign} {self.limit:g} {self.against}"
 
@@ -88,7 +96,7 @@ def ratio(row, *others, of=lambda *values: values[0]):
     return statistics.median(found) if found else None
 
 
-def hold(row, against, value, limit, at_most=False, design=True):
+def hold(row, against, value, limit, at_most=False, design=None):
     """Adds a check, if there is what it takes."""
     if row is not None and row.samples and value is not None:
         row.checks.append(Check(against, value, limit, at_most, design))
@@ -107,7 +115,7 @@ def hold_to_peers(get, what, who, peers, limit):
     if row is None or not row.samples or not found:
         return
     best = max(found, key=lambda peer: peer.median)
-    hold(row, f"× {best.who}", ratio(row, best), limit, design=False)
+    hold(row, f"× {best.who}", ratio(row, best), limit)
 
 
 # --- the table ---
@@ -137,8 +145,8 @@ def lines_of(row):
         figure += " *"
     first = [row.case, str(row.condition), row.what, row.who, figure, spread,
              number(row.other("cpu_per_gb")), "", "", ""]
-    verdicts = [(number(check.ratio), check.text(),
-                 "met" if check.met else "MISSED") for check in row.checks]
+    verdicts = [(number(check.ratio), check.text(), check.verdict)
+                for check in row.checks]
     if verdicts:
         first[-3:] = verdicts[0]
     yield first
@@ -162,6 +170,18 @@ def notes_of(row):
         yield f"({name}: {number(statistics.median(values))})"
 
 
+def columns(lines):
+    """Aligned; None is a rule, and what is in brackets may go over the columns
+    that follow it."""
+    widths = [max(len(line[i]) for line in lines
+                  if line and not line[i].startswith("("))
+              for i in range(len(lines[0]))]
+    for line in lines:
+        yield "─" * (sum(widths) + 2 * len(widths) - 2) if line is None else (
+            "  ".join(cell.ljust(width) for cell, width
+                      in zip(line, widths)).rstrip())
+
+
 def table(rows):
     lines, before = [list(HEAD)], None
     for row in rows:
@@ -173,23 +193,29 @@ def table(rows):
                 before = group
                 lines.append(None)
             lines.append(line)
-    # What is in brackets may go over the columns that follow.
-    widths = [max(len(line[i]) for line in lines
-                  if line and not line[i].startswith("("))
-              for i in range(len(HEAD))]
-    text = []
-    for line in lines:
-        if line is None:
-            text.append("─" * (sum(widths) + 2 * len(widths)))
-            continue
-        text.append("  ".join(cell.ljust(width) for cell, width
-                              in zip(line, widths)).rstrip())
-    checks = [check for row in rows for check in row.checks if check.design]
-    met = sum(check.met for check in checks)
-    text.append("")
-    text.append(f"{met} of {len(checks)} of design.md's figures met.  GB: "
-                "10⁹ bytes.  * stopped at --limit, or not all was read.")
-    return "\n".join(text)
+    return "\n".join([*columns(lines), "GB: 10⁹ bytes. Stopped at --limit: *",
+                      "", *summary(rows)])
+
+
+def summary(rows):
+    """Only what design.md holds weightfs to, in its words."""
+    held = {}
+    for row in rows:
+        for check in row.checks:
+            if check.design:
+                held.setdefault(check.design, []).append((row, check))
+    lines = [["held to by design.md", "what", "who", "figure", "limit", ""]]
+    for design, checks in held.items():
+        lines.append(None)
+        for row, check in checks:
+            lines.append([
+                design if lines[-1] is None else "", row.what, row.who,
+                number(check.ratio), check.text(), check.verdict])
+    found = [check for checks in held.values() for _, check in checks
+             if check.limit is not None]
+    if found:
+        yield from columns(lines)
+        yield f"{sum(c.met for c in found)} of {len(found)} met."
 
 
 def complaints(rows):
@@ -222,6 +248,6 @@ def as_json(about, skipped, rows):
             "samples": list(row.samples.values()),
             "checks": [{"against": check.against, "ratio": check.ratio,
                         "limit": check.limit, "at_most": check.at_most,
-                        "met": check.met, "design": check.design}
+                        "met": check.met, "design": check.design or None}
                        for check in row.checks]})
     return {**about, "skipped": skipped, "rows": listed}

@@ -62,7 +62,8 @@ class Origin:
 
     def set(self, condition):
         self.hub.control("settings", latency_ms=condition.latency or 0,
-                         bytes_per_second=condition.rate or 0)
+                         bytes_per_second=condition.rate or 0,
+                         sendfile=True)
 
     def serve(self, model):
         self.hub.commit(model.repo, folder=model.folder)
@@ -277,6 +278,7 @@ class Bench:
             folder = self.work / "models" / name
             self.identity.run(self.program("model"), spec, folder,
                               timeout=600)
+            os.sync()  # so that the disk has nothing to do later
             self.models[name] = Model(name, folder)
             self.origin.serve(self.models[name])
         return self.models[name]

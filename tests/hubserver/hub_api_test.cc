@@ -1,6 +1,12 @@
 // The test hub speaks the Hub's protocol as its clients expect it.
 
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <set>
+#include <string>
 
 #include "tests/hubserver/hub_fixture.h"
 
@@ -344,6 +350,34 @@ TEST_F(HubApiTest, ShowsAPublicRepoAsAPlainWebServer) {
   EXPECT_EQ(Get(top).status, 404) << "the hub itself has none";
   hub_->SetRepo("org/name", {.is_private = true});
   EXPECT_EQ(GetCdn(top + "config.json").status, 404);
+}
+
+TEST_F(HubApiTest, AFileThatTheKernelSendsIsTheSameAndCounted) {
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("weightfs-hub-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  std::ofstream(folder / "a.bin", std::ios::binary) << Weights(0, kSize);
+  ASSERT_OK(hub_->CommitFolder("org/folder", "main", folder.string()));
+  std::filesystem::remove_all(folder);  // the hub has it open
+  hub_->Configure([](TestHubSettings& settings) {
+    settings.sendfile = true;
+    settings.bytes_per_second = 100'000'000;
+  });
+  const std::string path = "/files/org/folder/main/a.bin";
+  EXPECT_TRUE(GetCdn(path).body == Weights(0, kSize));
+  const RawHeaders range = {{"Range", "bytes=1000001-1999999"}};
+  EXPECT_TRUE(GetCdn(path, range).body == Weights(1'000'001, 999'999));
+  ASSERT_TRUE(hub_->WaitForDone({.contains = "a.bin"}, 2,
+                                std::chrono::milliseconds(10'000)));
+  EXPECT_EQ(hub_->BodyBytes({.contains = "a.bin"}), kSize + 999'999);
+  // A fault is the program's, so it sends the bytes itself.
+  TestHubFault flip;
+  flip.kind = TestHubFault::Kind::kFlipBit;
+  flip.number = 1'500'000;
+  hub_->AddFault(flip);
+  std::string wrong = Weights(1'000'001, 999'999);
+  wrong[499'999] = static_cast<char>(wrong[499'999] ^ 1);
+  EXPECT_TRUE(GetCdn(path, range).body == wrong);
 }
 
 TEST_F(HubApiTest, GeneratedModelsAreSafetensors) {

@@ -93,6 +93,7 @@ class FileBytes : public TestHubContent {
  public:
   FileBytes(UniqueFd fd, uint64_t size)
       : TestHubContent(size), fd_(std::move(fd)) {}
+  int fd() const override { return fd_.get(); }
   bool Read(uint64_t offset, std::span<std::byte> out) const override {
     while (!out.empty()) {
       const ssize_t got = ::pread(fd_.get(), out.data(), out.size(),

@@ -32,6 +32,8 @@ class TestHubContent {
   // Fills `out` from `offset`; false if the bytes cannot be had. REQUIRES:
   // offset + out.size() <= size().
   virtual bool Read(uint64_t offset, std::span<std::byte> out) const = 0;
+  // The open file that has the same bytes at the same offsets; -1: none has.
+  virtual int fd() const { return -1; }
 
   // Hex digests, computed at first use and kept.
   std::string Sha256() const EXCLUDES(mutex_);

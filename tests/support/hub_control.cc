@@ -87,6 +87,7 @@ Json Settings(TestHub::State& hub, const Json& json) {
     settings.latency = Milliseconds(json, "latency_ms", settings.latency);
     settings.bytes_per_second =
         Number(json, "bytes_per_second", settings.bytes_per_second);
+    settings.sendfile = Flag(json, "sendfile", settings.sendfile);
     settings.tree_page_size =
         Number(json, "tree_page_size", settings.tree_page_size);
     if (json.contains("next_page_origin")) {

@@ -1,6 +1,8 @@
 #include "tests/support/hub_http.h"
 
+#include <fcntl.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -30,6 +32,7 @@ enum class Woken { kTimeout, kStopped, kClientGone, kReleased };
 struct Connection {
   uint64_t id = 0;
   Clock::time_point paced_until;
+  bool paced_by_kernel = false;
 };
 
 // Lives as long as one request.
@@ -42,7 +45,30 @@ struct Call {
   int fd = -1;
   Connection* connection = nullptr;
   class Listener* listener = nullptr;
+  // Of a body that the kernel sends: what it had acknowledged before.
+  std::optional<uint64_t> acknowledged;
 };
+
+uint64_t Acknowledged(int fd) {
+  tcp_info info = {};
+  socklen_t size = sizeof info;
+  ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
+  return info.tcpi_bytes_acked;
+}
+
+// 0: no limit.
+void PaceByKernel(const Call& call, uint64_t bytes_per_second) {
+  const uint64_t rate = bytes_per_second == 0 ? ~uint64_t{0} : bytes_per_second;
+  ::setsockopt(call.fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate);
+  call.connection->paced_by_kernel = bytes_per_second != 0;
+}
+
+// The bytes of the body that went out, as far as is known.
+uint64_t BytesSent(const Call& call, MHD_RequestTerminationCode code) {
+  if (code == MHD_REQUEST_TERMINATED_COMPLETED_OK) return call.reply.length;
+  const uint64_t now = Acknowledged(call.fd);
+  return std::min(now - std::min(now, *call.acknowledged), call.reply.length);
+}
 
 class Listener : public HubHttpListener {
  public:
@@ -102,10 +128,14 @@ MHD_Result OnRequest(void* listener, MHD_Connection* connection,
 }
 
 void OnCompleted(void* listener, MHD_Connection* /*connection*/, void** state,
-                 MHD_RequestTerminationCode /*code*/) {
+                 MHD_RequestTerminationCode code) {
   const std::unique_ptr<Call> call(static_cast<Call*>(*state));
   *state = nullptr;
   if (call != nullptr && call->id != 0) {
+    if (call->acknowledged) {
+      static_cast<Listener*>(listener)->handler().OnBody(
+          call->id, BytesSent(*call, code));
+    }
     static_cast<Listener*>(listener)->handler().OnDone(call->id);
   }
 }
@@ -305,13 +335,30 @@ ssize_t Listener::Produce(Call& call, uint64_t position, char* out,
   return static_cast<ssize_t>(size);
 }
 
-MHD_Result Listener::Respond(MHD_Connection* connection, Call& call) {
+// By sendfile(); the response closes its descriptor.
+MHD_Response* FileResponse(Call& call) {
   const HubReply& reply = call.reply;
+  PaceByKernel(call, reply.bytes_per_second);
+  call.acknowledged = Acknowledged(call.fd);
+  return MHD_create_response_from_fd_at_offset64(
+      reply.length, ::fcntl(reply.body->fd(), F_DUPFD_CLOEXEC, 0),
+      reply.offset);
+}
+
+MHD_Response* ProducedResponse(Call& call) {
+  const HubReply& reply = call.reply;
+  if (call.connection->paced_by_kernel) PaceByKernel(call, 0);
   const uint64_t length = reply.length + reply.extra;
   const uint64_t size = reply.hide_length ? MHD_SIZE_UNKNOWN : length;
-  MHD_Response* response = MHD_create_response_from_callback(
+  return MHD_create_response_from_callback(
       size, std::clamp<uint64_t>(length, 1, kBlock), &OnProduce, &call,
       nullptr);
+}
+
+MHD_Result Listener::Respond(MHD_Connection* connection, Call& call) {
+  const HubReply& reply = call.reply;
+  MHD_Response* response =
+      reply.CanSendFile() ? FileResponse(call) : ProducedResponse(call);
   if (response == nullptr) return MHD_NO;
   for (const auto& [name, value] : reply.headers) {
     MHD_add_response_header(response, name.c_str(), value.c_str());

@@ -44,6 +44,7 @@ struct HubReply {
   // How it is sent.
   std::chrono::milliseconds delay{0};
   uint64_t bytes_per_second = 0;
+  bool sendfile = false;  // if it can be: see CanSendFile
   uint64_t trickle_bytes = 0;
   std::chrono::milliseconds trickle_every{0};
 
@@ -58,6 +59,13 @@ struct HubReply {
   std::chrono::milliseconds raw_every{0};  // a byte of `raw`
   std::vector<uint64_t> flips;             // offsets in `body`
   bool inverted = false;                   // every byte of `body`
+
+  // Whether the body goes out as it lies in a file.
+  bool CanSendFile() const {
+    return sendfile && body != nullptr && body->fd() >= 0 && length > 0 &&
+           !hide_length && trickle_bytes == 0 && extra == 0 && !reset_at &&
+           !close_at && !hang_at && flips.empty() && !inverted;
+  }
 };
 
 class HubHttpHandler {

@@ -397,6 +397,7 @@ HubReply TestHub::State::Answer(TestHubRequest& request,
   const TestHubSettings settings = this->settings();
   reply.delay = settings.latency;
   reply.bytes_per_second = settings.bytes_per_second;
+  reply.sendfile = settings.sendfile && request.method == "GET";
   for (const TestHubFault& fault : faults) {
     ApplyHubFault(fault, request, reply);
   }

@@ -64,4 +64,5 @@ class Case:
         for who in contenders.OURS:
             for what, limit in ((HEADER, 1), (TENSOR, 2)):
                 row = get(what, who)
-                hold(row, "requests", row and row.median, limit, at_most=True)
+                hold(row, "requests", row and row.median, limit, at_most=True,
+                     design="requests before a header, and a 4 KiB tensor")

@@ -53,5 +53,4 @@ class Case:
     def judge(self, get, condition):
         for who in contenders.OURS:
             row = get(TORCH, who)
-            hold(row, "× its read()", ratio(row, get(READ, who)), 0.8,
-                 design=False)
+            hold(row, "× its read()", ratio(row, get(READ, who)), 0.8)
