@@ -306,6 +306,15 @@ class Worker:
         return self.bench.sample(json.loads(out))
 
 
+def snapshot(bench, model, load):
+    """A sample of snapshot_download, and of load_file of what it made."""
+    other = bench.model("other", "tensors=1,tensor_bytes=8,seed=3")
+    return Worker(
+        bench, "snapshot", repo=model.repo, other_repo=other.repo, load=load,
+        cache=bench.identity.folder("snapshot"), files=model.shards,
+        sources=[model.folder / shard for shard in model.shards]).sample()
+
+
 def environment_python(bench, name):
     """The interpreter of a test environment; a reason in `skipped` if it
     cannot be had."""

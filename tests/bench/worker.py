@@ -89,6 +89,9 @@ class Snapshot(Load):
         self.hub = huggingface_hub
         self.repo, self.then_load = order["repo"], order["load"]
         self.cache = order["cache"]
+        # What it imports at its first use is not measured.
+        with tempfile.TemporaryDirectory() as cache:
+            self.hub.snapshot_download(order["other_repo"], cache_dir=cache)
         self.names = self.files
         self.folder = None
 

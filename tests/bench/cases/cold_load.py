@@ -24,18 +24,14 @@ class Case:
                         sources=sources).sample()
             return measure
 
-        def snapshot():
-            cache = bench.identity.folder("snapshot")
-            return contenders.Worker(
-                bench, "snapshot", repo=model.repo, load=True, cache=cache,
-                files=model.shards, sources=sources).sample()
-
         mounts = contenders.all_mounts(bench)
         rows = [Probe(name, WHAT, "GB/s", load(mounts[name]),
                       name not in contenders.PEERS)
                 for name in (*contenders.OURS, *contenders.PEERS, "native")
                 if name in mounts]
-        return rows + [Probe("snapshot", WHAT, "GB/s", snapshot, needed=False)]
+        return rows + [Probe("snapshot", WHAT, "GB/s",
+                             lambda: contenders.snapshot(bench, model, True),
+                             needed=False)]
 
     def judge(self, get, condition):
         for who in contenders.OURS:

@@ -21,9 +21,11 @@ class Case:
             Probe("curl", ONE, "GB/s", lambda: bench.fetch(one, shard, 1)),
             Probe("curl-16", ONE, "GB/s", lambda: bench.fetch(one, shard, 16)),
             Probe("snapshot", ONE, "GB/s",
-                  lambda: self._snapshot(bench, one), needed=False),
+                  lambda: contenders.snapshot(bench, one, False),
+                  needed=False),
             Probe("snapshot", SHARDS, "GB/s",
-                  lambda: self._snapshot(bench, eight), needed=False)]
+                  lambda: contenders.snapshot(bench, eight, False),
+                  needed=False)]
 
         def read(contender, model, **how):
             def measure():
@@ -48,14 +50,6 @@ class Case:
                 rows.append(Probe(name, ONE, "GB/s", read(mounts[name], one)))
         order = {ONE: 0, SIXTEEN: 1, SHARDS: 2}
         return sorted(rows, key=lambda row: order[row.what])
-
-    @staticmethod
-    def _snapshot(bench, model):
-        cache = bench.identity.folder("snapshot")
-        return contenders.Worker(
-            bench, "snapshot", repo=model.repo, load=False, cache=cache,
-            files=model.shards,
-            sources=[model.folder / shard for shard in model.shards]).sample()
 
     def judge(self, get, condition):
         for who in contenders.OURS:

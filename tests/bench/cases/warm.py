@@ -4,8 +4,8 @@ import contenders
 from report import Probe, hold, hold_to_peers, ratio
 from world import Failed
 
-COLD = "disk cold: page cache dropped, started anew"
-WARM = "daemon warm: the mount's pages dropped"
+COLD = "disk cold"  # page cache dropped, daemon started anew
+WARM = "daemon warm"  # the mount's pages dropped
 HOT = "hot"
 PEERS = ("rclone-cache", "httpdirfs")
 
@@ -108,7 +108,7 @@ class NativeTensors(State):
 
 
 class Case:
-    """Warm: from the disk, from the daemon, from the page cache; repo, tensors"""
+    """Warm: from the disk, the daemon, the page cache; repo and tensor files"""
     NAME = "warm"
     WIRE = "fast"
 
