@@ -45,7 +45,7 @@ struct TestHubSettings {
   // kernel, where no fault applies: it costs the least, for benchmarks.
   // What the log says of their body's bytes comes when the answer is done.
   bool sendfile = false;
-  uint64_t tree_page_size = 1000;        // a request's `limit` may lower it
+  uint64_t tree_page_size = 1000;  // a request's `limit` may lower it
   // Put in place of the hub's own origin in Link rel="next".
   std::string next_page_origin;
   std::chrono::seconds signature_lifetime{3600};
