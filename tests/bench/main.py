@@ -64,6 +64,9 @@ def parse():
                         help="on the disk to measure (a temporary one)")
     parser.add_argument("--mount-option", action="append", default=[],
                         help="for `weightfs mount`, as --mount-option=--X=Y")
+    parser.add_argument("--self-test", action="store_true",
+                        help="change a byte of every source after the origin "
+                        "took it; exit status 0 if every row tells so")
     options = parser.parse_args()
     quick = options.quick
     options.rounds = options.rounds or (1 if quick else 5)
@@ -132,6 +135,12 @@ def main():
     print(report.table(rows))
     for name, why in skipped.items():
         print(f"skipped: {name}: {why}")
+    if options.self_test:
+        blind = [row for row in rows if not sum(row.others("wrong_bytes"))]
+        for row in blind:
+            print(f"FAILED: {row.case}, {row.what}, {row.who}: sees no wrong "
+                  f"byte")
+        return 1 if blind or not rows else 0
     bad = report.complaints(rows)
     for complaint in bad:
         print(f"FAILED: {complaint}")
