@@ -2,7 +2,7 @@
 """The benchmark of weightfs: everything side by side in one run, round after
 round, every byte compared with its source; one table.
 
-    tests/bench/run                          all of it (an hour and more)
+    tests/bench/run                          all of it (an hour and a half)
     tests/bench/run --quick                  small and once, to see that it works
     tests/bench/run --case cold-read cold-mmap --rounds 20 --latency 20
     tests/bench/run --list
@@ -46,7 +46,7 @@ def parse():
                         "has no ratio")
     parser.add_argument("--quick", action="store_true",
                         help="small sizes, 1 round, 1 latency")
-    parser.add_argument("--rounds", type=int, help="(5; quick: 1)")
+    parser.add_argument("--rounds", type=int, help="(3; quick: 1)")
     parser.add_argument("--size", type=size, help="of a model (1G; quick: 16M)")
     parser.add_argument("--tensors", type=int,
                         help="of the many (100000; quick: 2000)")
@@ -55,9 +55,9 @@ def parse():
     parser.add_argument("--rate", type=size, nargs="+", metavar="SIZE",
                         help="per second and connection, 0 for no limit "
                         "(0 and 100,000,000; quick: the latter)")
-    parser.add_argument("--limit", type=float, default=20,
+    parser.add_argument("--limit", type=float, default=10,
                         help="seconds after which a read stops, its rate "
-                        "being that of what it read (20)")
+                        "being that of what it read (10)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE",
                         help="all figures")
     parser.add_argument("--work", type=pathlib.Path, metavar="FOLDER",
@@ -69,7 +69,7 @@ def parse():
                         "took it; exit status 0 if every row tells so")
     options = parser.parse_args()
     quick = options.quick
-    options.rounds = options.rounds or (1 if quick else 5)
+    options.rounds = options.rounds or (1 if quick else 3)
     options.size = options.size or ((16 << 20) if quick else (1 << 30))
     options.tensors = options.tensors or (2000 if quick else 100_000)
     options.given = options.latency is not None or options.rate is not None
