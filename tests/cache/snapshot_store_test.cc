@@ -270,6 +270,18 @@ TEST_F(SnapshotStoreTest, RemembersInWhichOrderFilesWereRead) {
   EXPECT_THAT(store_.LoadOrder(kHub, other), HasCode(Code::kNotFound));
 }
 
+// cache/LAYOUT.md: other bytes would be another version's.
+TEST_F(SnapshotStoreTest, AnOrderHasTheseBytes) {
+  ASSERT_OK(store_.SaveOrder(kHub, Sample(), {{1, 77, 5}, {0, 0, 12}}));
+  const std::string path = FindFile("/orders/" + kCommit + ".json");
+  EXPECT_EQ(ReadText(path),
+            R"({"weightfs":1,"xxh3":"702b6954ac420f25","body":{"commit":")" +
+                kCommit +
+                R"(","endpoint":"https://hub.test","repo":"org/name",)"
+                R"("runs":[[1,77,5],[0,0,12]]}})"
+                "\n");
+}
+
 TEST_F(SnapshotStoreTest, AnOrderHasEachByteOnceAndNoneThatNoFileHas) {
   const Snapshot sample = Sample();
   const uint64_t size = sample.files[1].size;
