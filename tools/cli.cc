@@ -224,11 +224,11 @@ void AddVerify(CLI::App* app, Flags* flags) {
 void AddWarm(CLI::App* app, Flags* flags) {
   CLI::App* warm =
       app->add_subcommand("warm", "fetch a model into the cache, or drop it");
-  AddSource(warm, flags);
+  warm->add_option("SOURCE", flags->source, "org/name[@revision]")->required();
   warm->add_option("--tensors", flags->tensors,
                    "only those whose names, as ls prints them,\n"
-                   "match; and headers and small files. Again for\n"
-                   "more")
+                   "match; and headers and small files. More than\n"
+                   "one: more of them")
       ->type_name("GLOB")
       ->allow_extra_args(false);
   warm->add_option("--order", flags->order,
