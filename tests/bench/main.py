@@ -26,11 +26,19 @@ import report
 import world
 
 
-def size(text):
+def number(text, unit):
     match = re.fullmatch(r"(\d+)([KMG]?)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text}: a size is 64M or 1G")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+        raise argparse.ArgumentTypeError(f"{text}: write it as 64M or 1G")
+    return int(match[1]) * unit ** " KMG".index(match[2] or " ")
+
+
+def size(text):
+    return number(text, 1024)
+
+
+def rate(text):
+    return number(text, 1000)  # as wires are measured
 
 
 def parse():
@@ -52,9 +60,9 @@ def parse():
                         help="of the many (100000; quick: 2000)")
     parser.add_argument("--latency", type=int, nargs="+", metavar="MS",
                         help="before each answer (0 20 100; quick: 20)")
-    parser.add_argument("--rate", type=size, nargs="+", metavar="SIZE",
+    parser.add_argument("--rate", type=rate, nargs="+", metavar="BYTES",
                         help="per second and connection, 0 for no limit "
-                        "(0 and 100,000,000; quick: the latter)")
+                        "(0 100M; quick: 100M)")
     parser.add_argument("--limit", type=float, default=10,
                         help="seconds after which a read stops, its rate "
                         "being that of what it read (10)")
