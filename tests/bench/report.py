@@ -25,8 +25,8 @@ class Check:
     ratio: float
     limit: float | None  # None: reported, and held to nothing
     at_most: bool = False
-    # The row of design.md's "Numbers it is held to"; None: a wish beside them.
-    design: str | None = None
+    # The figure of README.md's list; None: a wish beside them.
+    figure: str | None = None
 
     @property
     def met(self):
@@ -96,10 +96,10 @@ def ratio(row, *others, of=lambda *values: values[0]):
     return statistics.median(found) if found else None
 
 
-def hold(row, against, value, limit, at_most=False, design=None):
+def hold(row, against, value, limit, at_most=False, figure=None):
     """Adds a check, if there is what it takes."""
     if row is not None and row.samples and value is not None:
-        row.checks.append(Check(against, value, limit, at_most, design))
+        row.checks.append(Check(against, value, limit, at_most, figure))
 
 
 def judge(case, condition, rows):
@@ -198,18 +198,18 @@ def table(rows):
 
 
 def summary(rows):
-    """Only what design.md holds weightfs to, in its words."""
+    """Only the figures that README.md lists."""
     held = {}
     for row in rows:
         for check in row.checks:
-            if check.design:
-                held.setdefault(check.design, []).append((row, check))
-    lines = [["held to by design.md", "what", "who", "figure", "limit", ""]]
-    for design, checks in held.items():
+            if check.figure:
+                held.setdefault(check.figure, []).append((row, check))
+    lines = [["what weightfs is held to", "what", "who", "figure", "limit", ""]]
+    for figure, checks in held.items():
         lines.append(None)
         for row, check in checks:
             lines.append([
-                design if lines[-1] is None else "", row.what, row.who,
+                figure if lines[-1] is None else "", row.what, row.who,
                 number(check.ratio), check.text(), check.verdict])
     found = [check for checks in held.values() for _, check in checks
              if check.limit is not None]
@@ -248,6 +248,6 @@ def as_json(about, skipped, rows):
             "samples": list(row.samples.values()),
             "checks": [{"against": check.against, "ratio": check.ratio,
                         "limit": check.limit, "at_most": check.at_most,
-                        "met": check.met, "design": check.design or None}
+                        "met": check.met, "figure": check.figure or None}
                        for check in row.checks]})
     return {**about, "skipped": skipped, "rows": listed}

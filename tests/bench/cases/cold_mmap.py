@@ -44,13 +44,13 @@ class Case:
         for who in contenders.OURS:
             for what in ("1 thread", "32 threads"):
                 row = get(what, who)
-                design = condition == WIRE and (
+                figure = condition == WIRE and (
                     "cold mmap, 1 and 32 threads, against that read()")
                 hold(row, "× its read()", ratio(row, get(READ, who)), 0.8,
-                     design=design)
+                     figure=figure)
                 if row is not None:
                     # A read that never ended is a failure, and a stall.
                     stalls = sum(row.others("stalls")) + len(row.failures)
                     hold(row, f"stalls in {len(row.samples)} rounds", stalls,
-                         0, at_most=True, design=design)
+                         0, at_most=True, figure=figure)
                 hold_to_peers(get, what, who, contenders.PEERS, 1)

@@ -58,8 +58,8 @@ class Case:
             hold(one, "× min(8 × curl, 0.9 × curl-16)", ratio(
                 one, get(ONE, "curl"), get(ONE, "curl-16"),
                 of=lambda curl, sixteen: min(8 * curl, 0.9 * sixteen)), 1,
-                design=wire and "cold sequential read, 20 ms, 100 MB/s")
+                figure=wire and "cold sequential read, 20 ms, 100 MB/s")
             hold(sixteen, "× 1 thread", ratio(sixteen, one), 1,
-                 design=wire and "the same, 16 threads on one fd")
+                 figure=wire and "the same, 16 threads on one fd")
             for what in (ONE, SIXTEEN, SHARDS):
                 hold_to_peers(get, what, who, contenders.PEERS, 1)

@@ -65,4 +65,4 @@ class Case:
             for what, limit in ((HEADER, 1), (TENSOR, 2)):
                 row = get(what, who)
                 hold(row, "requests", row and row.median, limit, at_most=True,
-                     design="requests before a header, and a 4 KiB tensor")
+                     figure="requests before a header, and a 4 KiB tensor")

@@ -141,8 +141,8 @@ class Case:
     def judge(self, get, condition):
         for who in contenders.OURS:
             row = get(READY, who)
-            design = f"{self.tensors:,} tensors in {SHARDS} local shards"
-            hold(row, "s", row and row.median, 1, at_most=True, design=design)
+            figure = f"{self.tensors:,} tensors in {SHARDS} local shards"
+            hold(row, "s", row and row.median, 1, at_most=True, figure=figure)
             row = get(MEMORY, who)
             hold(row, "MB", row and row.median, 100, at_most=True,
-                 design=design)
+                 figure=figure)

@@ -67,8 +67,8 @@ class Case:
         for who in contenders.OURS:
             row = get(FILES, who)
             hold(row, "fetched ÷ needed", row and row.median, 1.05,
-                 at_most=True, design="bytes fetched ÷ bytes needed, 10 % of "
+                 at_most=True, figure="bytes fetched ÷ bytes needed, 10 % of "
                  "the tensors at random")
             row = get(REPO, who)
             hold(row, "fetched ÷ needed", row and row.median, None,
-                 design="the same through repo/, by mmap")
+                 figure="the same through repo/, by mmap")

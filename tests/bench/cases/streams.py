@@ -39,4 +39,4 @@ class Case:
         for who in contenders.OURS:
             row = get(WHAT, who)
             hold(row, "MB of memory", row and row.median, 512, at_most=True,
-                 design="64 shards streamed at once, anonymous memory")
+                 figure="64 shards streamed at once, anonymous memory")

@@ -160,18 +160,18 @@ class Case:
                 what = f"repo file, {COLD}, {mode}"
                 hold(get(what, who), "× the disk",
                      ratio(get(what, who), get(what, "native")), 0.95,
-                     design=who == "weightfs" and "complete repo file, page "
+                     figure=who == "weightfs" and "complete repo file, page "
                      "cache dropped, against its disk")
                 for kind in ("repo file", "tensor files"):
                     what = f"{kind}, {WARM}, {mode}"
                     hold(get(what, who), f"× {memory[who]}",
                          ratio(get(what, who), get(what, memory[who])), 0.9,
-                         design=kind == "tensor files" and "tensor file, "
+                         figure=kind == "tensor files" and "tensor file, "
                          "daemon warm, against a minimal libfuse server")
                     what = f"{kind}, {HOT}, {mode}"
                     hold(get(what, who), "× native",
                          ratio(get(what, who), get(what, "native")), 0.95,
-                         design="hot, against a native file")
+                         figure="hot, against a native file")
                 for what in (COLD, WARM, HOT):
                     hold_to_peers(get, f"repo file, {what}, {mode}", who,
                                   PEERS, 0.95)
