@@ -1,4 +1,5 @@
 #include <pthread.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -207,9 +208,12 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   fuse.mountpoint = plan.mountpoint;
   fuse.allow_other = options.allow_other;
   fuse.read_ahead_kb = options.read_ahead_kb;
-  if (unmounter != nullptr) {
-    fuse.unmount = [&] { return unmounter->Unmount(kUnmountLimit); };
-  }
+  // Root needs no program for it, and libfuse starts one.
+  fuse.unmount = [&] {
+    return unmounter != nullptr ? unmounter->Unmount(kUnmountLimit)
+                                : ::umount2(plan.mountpoint.c_str(),
+                                            MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
+  };
   fuse.disconnected = [&] { watchdog.Arm(); };
   fuse.times.read = options.read_timeout;
   fuse.times.metadata = options.metadata_timeout;
