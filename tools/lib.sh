@@ -71,6 +71,9 @@ werror_for() {
 options_of() {
   flavour_options=(-DCMAKE_BUILD_TYPE=RelWithDebInfo
     -DWEIGHTFS_TEST_PREFIX="$1/")
+  local libfuse=$weightfs_root/build/libfuse
+  [[ ! -e $libfuse/lib/libfuse3.a ]] ||
+    flavour_options+=(-DWEIGHTFS_LIBFUSE="$libfuse")
   case $1 in
   gcc)
     flavour_options+=(-DCMAKE_C_COMPILER=gcc -DCMAKE_CXX_COMPILER=g++
@@ -94,6 +97,8 @@ options_of() {
 build_flavour() {
   local flavour=$1 folder=$weightfs_root/build/$1 flavour_options
   shift
+  # Says why, if there is none.
+  "$weightfs_root/tools/libfuse.sh" "$weightfs_root/build/libfuse" || true
   options_of "$flavour"
   if [[ ! -f $folder/build.ninja ||
     $(cat "$folder/options" 2>/dev/null) != "${flavour_options[*]}" ]]; then

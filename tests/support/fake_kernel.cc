@@ -33,10 +33,12 @@ FakeKernel::FakeKernel(FuseState& state, size_t threads) {
   session_ =
       fuse_session_new(&args, &FuseHandlers(), sizeof(FuseHandlers()), &state);
   fuse_opt_free_args(&args);
-  static const fuse_custom_io io = {.writev = OnWrite,
-                                    .read = OnRead,
-                                    .splice_receive = nullptr,
-                                    .splice_send = nullptr};
+  static const fuse_custom_io io = [] {
+    fuse_custom_io calls{};  // newer libfuses have more of them
+    calls.writev = OnWrite;
+    calls.read = OnRead;
+    return calls;
+  }();
   if (session_ == nullptr ||
       fuse_session_custom_io(session_, &io, theirs_.get()) != 0) {
     std::abort();
@@ -153,13 +155,15 @@ void FakeKernel::RefuseAnswers(int error, size_t count) {
   refusals_ = count;
 }
 
-FakeKernel::Answer FakeKernel::Init() {
+FakeKernel::Answer FakeKernel::Init(uint32_t flags2) {
   fuse_init_in init{};
   init.major = FUSE_KERNEL_VERSION;
   init.minor = 36;
   init.max_readahead = 1 << 20;
   init.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS |
                FUSE_ASYNC_DIO | FUSE_AUTO_INVAL_DATA | FUSE_MAX_PAGES;
+  if (flags2 != 0) init.flags |= FUSE_INIT_EXT;
+  init.flags2 = flags2;
   return Ask(FUSE_INIT, 0, Bytes(init));
 }
 

@@ -76,7 +76,8 @@ class FakeKernel {
   // The next `count` answers are refused so.
   void RefuseAnswers(int error, size_t count) EXCLUDES(mutex_);
 
-  Answer Init();
+  // `flags2`: what it offers on top, above the 32nd bit.
+  Answer Init(uint32_t flags2 = 0);
   // Node of a path, looked up from the root.
   uint64_t Find(const std::string& path);
   uint64_t SendRead(uint64_t node, uint64_t offset, uint32_t size,

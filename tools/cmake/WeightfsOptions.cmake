@@ -30,8 +30,21 @@ find_package(fmt REQUIRED)
 find_package(CURL 7.76 REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(nlohmann_json REQUIRED)
-pkg_check_modules(FUSE3 REQUIRED IMPORTED_TARGET fuse3>=3.14)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+
+# libfuse: one that tools/libfuse.sh built, or the system's.
+set(WEIGHTFS_LIBFUSE "" CACHE PATH
+    "A folder with lib/libfuse3.a and include/fuse3; empty: the system's")
+add_library(weightfs_libfuse INTERFACE)
+if(WEIGHTFS_LIBFUSE)
+  target_include_directories(weightfs_libfuse SYSTEM INTERFACE
+    "${WEIGHTFS_LIBFUSE}/include/fuse3")
+  target_link_libraries(weightfs_libfuse INTERFACE
+    "${WEIGHTFS_LIBFUSE}/lib/libfuse3.a" Threads::Threads ${CMAKE_DL_LIBS})
+else()
+  pkg_check_modules(FUSE3 REQUIRED IMPORTED_TARGET fuse3>=3.14)
+  target_link_libraries(weightfs_libfuse INTERFACE PkgConfig::FUSE3)
+endif()
 
 # Everything of ours links this: warnings and sanitizers.
 add_library(weightfs_options INTERFACE)
