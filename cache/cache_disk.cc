@@ -67,6 +67,15 @@ class SystemDisk final : public CacheDisk {
     });
   }
 
+  int WriteOut(int fd, uint64_t offset, uint64_t length) override {
+    return LossOnly(RetryEintr([&] {
+      return ::sync_file_range(
+          fd, static_cast<off64_t>(offset), static_cast<off64_t>(length),
+          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+              SYNC_FILE_RANGE_WAIT_AFTER);
+    }));
+  }
+
   int SyncMapping(std::span<std::byte> bytes) override {
     static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
     // From the page that they begin in.
@@ -79,13 +88,17 @@ class SystemDisk final : public CacheDisk {
   int WritebackError(int fd) override {
     // A range that no file has pages in: nothing to wait for, and the error
     // that the kernel keeps for this description is reported all the same.
-    const int result = RetryEintr([&] {
+    return LossOnly(RetryEintr([&] {
       return ::sync_file_range(fd, static_cast<off64_t>(kMaxOffset - 1), 1,
                                SYNC_FILE_RANGE_WAIT_BEFORE);
-    });
-    const bool failed =
-        result == -EIO || result == -ENOSPC || result == -EDQUOT;
-    return failed ? result : 0;  // others: the call is not supported here
+    }));
+  }
+
+ private:
+  // Other errors of sync_file_range: the call is not supported here.
+  static int LossOnly(int result) {
+    const bool lost = result == -EIO || result == -ENOSPC || result == -EDQUOT;
+    return lost ? result : 0;
   }
 };
 

@@ -31,8 +31,15 @@ class CacheDisk {
   virtual ssize_t Write(int fd, std::span<const std::byte> bytes,
                         uint64_t offset) = 0;
 
-  // 0 or -errno: fdatasync; posix_fallocate; fallocate(PUNCH_HOLE).
+  // 0 or -errno: fdatasync.
   virtual int Sync(int fd) = 0;
+  // Writes pages of the range to the disk and waits for that, so that a later
+  // Sync has less to do; may do nothing. 0 or -errno, which neither Sync nor
+  // WritebackError tells again.
+  virtual int WriteOut(int /*fd*/, uint64_t /*offset*/, uint64_t /*length*/) {
+    return 0;
+  }
+  // 0 or -errno: posix_fallocate; fallocate(PUNCH_HOLE).
   virtual int Allocate(int fd, uint64_t offset, uint64_t length) = 0;
   virtual int Punch(int fd, uint64_t offset, uint64_t length) = 0;
   // msync(MS_SYNC) of the pages that `bytes` lie in, a part of a mapping.

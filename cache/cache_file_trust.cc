@@ -44,23 +44,12 @@ Result<BootId> ReadBootId() {
 Result<> OpenCacheFile::Promote(std::span<const uint32_t> generations) {
   if (foreign_) return {};  // it is verified, or nothing of it counts
   ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
-  for (uint64_t slab = 0; slab < layout_.slabs; ++slab) {
-    if (slab >= generations.size() ||
-        meta().Generation(slab) != generations[slab]) {
-      return MakeError(Code::kStale, "{}: bytes were lost", name_);
-    }
-  }
-  for (uint64_t g = 0; g < layout_.granules; ++g) {
-    if (meta().Entry(g) == 0) return Absent(g);
-  }
-  if (!IsWhole()) return Absent(0);
+  RETURN_IF_ERROR(CheckAllThere(generations));
   meta().SetVerified(true);
   // A wipe that came between the checks and the flag.
-  for (uint64_t slab = 0; slab < layout_.slabs; ++slab) {
-    if (meta().Generation(slab) != generations[slab]) {
-      meta().SetVerified(false);
-      return MakeError(Code::kStale, "{}: bytes were lost", name_);
-    }
+  if (auto there = CheckAllThere(generations); !there.has_value()) {
+    meta().SetVerified(false);
+    return there;
   }
   const CacheFolder& folder = *parts_->folder;
   const std::string verified = VerifiedPath(id_);
@@ -80,8 +69,22 @@ Result<> OpenCacheFile::Promote(std::span<const uint32_t> generations) {
 
 void OpenCacheFile::Poison() { meta().Poison(); }
 
-Result<UniqueFd> OpenCacheFile::Share() {
-  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+Result<> OpenCacheFile::CheckAllThere(
+    std::span<const uint32_t> generations) const {
+  for (uint64_t slab = 0; slab < layout_.slabs; ++slab) {
+    if (slab >= generations.size() ||
+        meta().Generation(slab) != generations[slab]) {
+      return MakeError(Code::kStale, "{}: bytes were lost", name_);
+    }
+  }
+  for (uint64_t g = 0; g < layout_.granules; ++g) {
+    if (meta().Entry(g) == 0) return Absent(g);
+  }
+  if (!IsWhole()) return Absent(0);
+  return {};
+}
+
+Result<UniqueFd> OpenCacheFile::OpenShared() {
   // A description of its own, whose locks go with it and nothing else.
   UniqueFd shared(::open(fmt::format("/proc/self/fd/{}", fd()).c_str(),
                          O_RDONLY | O_CLOEXEC));
@@ -97,12 +100,53 @@ Result<UniqueFd> OpenCacheFile::Share() {
     if (locked < 0) return DiskError(-locked, name_);
   }
   if (!IsWhole()) return Absent(0);
-  if (!meta().IsSealed(boot)) RETURN_IF_ERROR(Seal(boot));
+  return shared;
+}
+
+Result<UniqueFd> OpenCacheFile::Share() {
+  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  ASSIGN_OR_RETURN(UniqueFd shared, OpenShared());
+  if (!meta().IsSealed(boot)) RETURN_IF_ERROR(HashAndSeal(boot));
   if (!meta().IsSealed(boot) || !IsWhole()) return Absent(0);
   return shared;
 }
 
-Result<> OpenCacheFile::Seal(const BootId& boot) {
+Result<UniqueFd> OpenCacheFile::ShareSealed() {
+  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  const auto sealed = [&] {
+    return meta().verified() && meta().IsSealed(boot) && IsWhole();
+  };
+  if (!sealed()) {
+    return MakeError(Code::kStale, "{}: not sealed in this boot", name_);
+  }
+  ASSIGN_OR_RETURN(UniqueFd shared, OpenShared());
+  // Only what is seen under its locks counts.
+  if (!sealed()) return Absent(0);
+  return shared;
+}
+
+Result<> OpenCacheFile::Seal(std::span<const uint32_t> generations,
+                             uint64_t losses,
+                             const std::function<bool()>& go_on) {
+  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
+  RETURN_IF_ERROR(CheckAllThere(generations));
+  if (meta().IsSealed(boot)) return {};
+  for (uint64_t at = 0; at < size(); at += kSlabSize) {
+    if (!go_on()) return Error(Code::kCancelled, "stopping");
+    RETURN_IF_ERROR(CheckWritten(
+        disk_.WriteOut(fd(), at, std::min(kSlabSize, size() - at))));
+  }
+  RETURN_IF_ERROR(SyncAndSeal(boot, losses));
+  // A wipe that came between the checks and the seal.
+  if (auto there = CheckAllThere(generations); !there.has_value()) {
+    meta().Unseal();
+    return there;
+  }
+  return {};
+}
+
+Result<> OpenCacheFile::HashAndSeal(const BootId& boot) {
   ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
   const uint64_t losses = Losses();
   ContentHash hash(id_.kind, size());
@@ -118,9 +162,12 @@ Result<> OpenCacheFile::Seal(const BootId& boot) {
     return MakeError(Code::kCorrupt, "{}: its bytes do not match its id",
                      name_);
   }
-  // After the hash: what is on the disk now is what was hashed.
-  const int synced = disk_.Sync(fd());
-  if (synced < 0) return DiskError(-synced, name_);
+  return SyncAndSeal(boot, losses);
+}
+
+// After the hash: what is on the disk now is what was hashed.
+Result<> OpenCacheFile::SyncAndSeal(const BootId& boot, uint64_t losses) {
+  RETURN_IF_ERROR(CheckWritten(disk_.Sync(fd())));
   if (LostBytes(losses)) {
     return MakeError(Code::kIo, "{}: the disk lost bytes", name_);
   }

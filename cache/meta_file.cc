@@ -181,6 +181,7 @@ Result<std::unique_ptr<MetaFile>> MetaFile::Open(int fd, const ContentId& id,
 
 void MetaFile::Wipe(uint64_t granule, uint64_t seen) {
   SetVerified(false);
+  Unseal();
   StartGeneration(granule * kGranuleSize / kSlabSize);
   EntryRef(granule).compare_exchange_strong(seen, 0, std::memory_order_acq_rel);
 }

@@ -30,7 +30,7 @@ inline constexpr uint64_t kMaxObjectSize = uint64_t{4} << 40;  // bytes
 
 // What the object as a whole is. Transitions:
 //   kOpen → kSealed    whole-file hash right, after fdatasync, boot id stored
-//   kSealed → kOpen    before a slab is evicted
+//   kSealed → kOpen    before a slab is evicted, or a granule is wiped
 //   any → kPoisoned    whole-file hash wrong; the object is made anew
 // Beside it, `verified`: the whole-file hash was right, and no byte was lost
 // since. Whoever makes a granule absent takes it back first.

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -116,6 +117,17 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   // the disk. kStale: not complete, or being evicted. kCorrupt: the hash is
   // wrong.
   virtual Result<UniqueFd> Share() = 0;
+  // As Share, of an object that is verified and sealed already; else kStale.
+  // Hashes nothing.
+  virtual Result<UniqueFd> ShareSealed() = 0;
+  // Seals what was hashed already: the whole-file hash is right, and
+  // `generations` and `losses` are those from before any of it was read for
+  // that. kStale: bytes were lost or changed since. Waits for the disk, slab by
+  // slab while `go_on` is true, else kCancelled.
+  virtual Result<> Seal(std::span<const uint32_t> generations, uint64_t losses,
+                        const std::function<bool()>& go_on) = 0;
+  // How often the disk is known to have lost bytes of it.
+  virtual uint64_t losses() const = 0;
 
   // Claims granules from `first` on for a fetch of this process, so that others
   // wait for them. How many of them are claimed now: `count`, or fewer where

@@ -269,13 +269,22 @@ void OpenCacheFile::ForgetOldHashes(uint64_t first_granule,
 bool OpenCacheFile::LostBytes(uint64_t losses) {
   MutexLock lock(loss_mutex_);
   const int error = disk_.WritebackError(fd());  // does not wait
-  if (error != 0) {
-    losses_.fetch_add(1);
-    hashed_.RemoveRange(0, layout_.granules);
-    parts_->write_failures.fetch_add(1);
-    LogWarning("the disk lost cached bytes object={} errno={}", name_, -error);
-  }
+  if (error != 0) CountLoss(error);
   return Losses() != losses;
+}
+
+Result<> OpenCacheFile::CheckWritten(int result) {
+  if (result == 0) return {};
+  MutexLock lock(loss_mutex_);
+  CountLoss(result);
+  return DiskError(-result, name_);
+}
+
+void OpenCacheFile::CountLoss(int error) {
+  losses_.fetch_add(1);
+  hashed_.RemoveRange(0, layout_.granules);
+  parts_->write_failures.fetch_add(1);
+  LogWarning("the disk lost cached bytes object={} errno={}", name_, -error);
 }
 
 Result<> OpenCacheFile::PutPinned(uint64_t granule,

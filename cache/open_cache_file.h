@@ -59,6 +59,10 @@ class OpenCacheFile final : public CacheFile {
   Result<> Promote(std::span<const uint32_t> generations) override;
   void Poison() override;
   Result<UniqueFd> Share() override;
+  Result<UniqueFd> ShareSealed() override;
+  Result<> Seal(std::span<const uint32_t> generations, uint64_t losses,
+                const std::function<bool()>& go_on) override;
+  uint64_t losses() const override { return Losses(); }
   uint64_t Claim(uint64_t first, uint64_t count) override;
   void Unclaim(uint64_t first, uint64_t count) override;
   GranuleRun ClaimedElsewhere(uint64_t first, uint64_t count) const override;
@@ -101,6 +105,9 @@ class OpenCacheFile final : public CacheFile {
   // True if a write-back failed since Losses() was `losses`, so that bytes
   // hashed or read since may not be the right ones.
   bool LostBytes(uint64_t losses) EXCLUDES(loss_mutex_);
+  // Of a Sync or WriteOut, whose error the kernel does not tell again.
+  Result<> CheckWritten(int result) EXCLUDES(loss_mutex_);
+  void CountLoss(int error) REQUIRES(loss_mutex_);
   Result<> PutPinned(uint64_t granule, std::span<const std::byte> bytes);
   // True if the granule is published and its bytes match.
   Result<bool> IsPublished(uint64_t granule, uint64_t hash);
@@ -111,8 +118,14 @@ class OpenCacheFile final : public CacheFile {
   Result<std::optional<Audited>> AuditOnce(
       uint64_t& bad_granules, const std::function<void(uint64_t)>& on_bytes);
   Result<> AuditGranule(uint64_t granule, AuditPass& pass);
+  // A description of its own, with its locks. REQUIRES: not broken.
+  Result<UniqueFd> OpenShared();
   // Hashes the whole file and seals it. REQUIRES: all slabs are locked.
-  Result<> Seal(const BootId& boot);
+  Result<> HashAndSeal(const BootId& boot);
+  // REQUIRES: all slabs are locked, and hashed since Losses() was `losses`.
+  Result<> SyncAndSeal(const BootId& boot, uint64_t losses);
+  // kStale unless every granule is there and no generation is another one.
+  Result<> CheckAllThere(std::span<const uint32_t> generations) const;
   Error Broken(std::string_view why);
   Error Absent(uint64_t granule) const;
 

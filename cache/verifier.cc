@@ -36,6 +36,9 @@ struct Verifier::Watched {
     hashed = 0;
     generations.clear();
   }
+  bool done(const CacheFile& file_in_cache) const {
+    return file_in_cache.verified() && !seal;
+  }
 
   const FileInfo file;
   const std::weak_ptr<CacheFile> cached;
@@ -43,25 +46,47 @@ struct Verifier::Watched {
   std::atomic<uint64_t> hashed{0};  // as the hash counts, for other threads
   // Of the slabs hashed so far, from before that.
   std::vector<uint32_t> generations;
+  uint64_t losses = 0;  // from before the first byte was hashed
+  std::atomic<bool> seal{false};
 };
 
 Verifier::Verifier() : thread_(StartThread("wfs-verify", [this] { Run(); })) {}
 
 Verifier::~Verifier() { Stop(); }
 
+std::shared_ptr<Verifier::Watched> Verifier::Find(
+    const std::weak_ptr<const CacheFile>& cached) const {
+  const auto it =
+      std::find_if(watched_.begin(), watched_.end(), [&](const auto& watched) {
+        return !watched->cached.owner_before(cached) &&
+               !cached.owner_before(watched->cached);
+      });
+  return it != watched_.end() ? *it : nullptr;
+}
+
 void Verifier::Watch(const FileInfo& file,
                      const std::shared_ptr<CacheFile>& cached) {
   if (file.id.kind == ContentId::Kind::kStat || cached->verified()) return;
   MutexLock lock(mutex_);
-  const bool known =
-      std::any_of(watched_.begin(), watched_.end(), [&](const auto& watched) {
-        return !watched->cached.owner_before(cached) &&
-               !cached.owner_before(watched->cached);
-      });
-  if (known || stopping_) return;
+  if (stopping_ || Find(cached) != nullptr) return;
   watched_.push_back(std::make_shared<Watched>(file, cached));
   nudged_ = true;
   wake_.NotifyAll();
+}
+
+void Verifier::WatchToSeal(const FileInfo& file,
+                           const std::shared_ptr<CacheFile>& cached) {
+  if (file.id.kind == ContentId::Kind::kStat) return;
+  MutexLock lock(mutex_);
+  if (stopping_) return;
+  auto watched = Find(cached);
+  if (watched == nullptr) {
+    watched = std::make_shared<Watched>(file, cached);
+    watched_.push_back(watched);
+    nudged_ = true;
+    wake_.NotifyAll();
+  }
+  watched->seal = true;
 }
 
 void Verifier::Nudge() {
@@ -71,15 +96,9 @@ void Verifier::Nudge() {
 }
 
 uint64_t Verifier::HashedBytes(const CacheFile& cached) const {
-  const auto file = cached.weak_from_this();
   MutexLock lock(mutex_);
-  for (const auto& watched : watched_) {
-    if (!watched->cached.owner_before(file) &&
-        !file.owner_before(watched->cached)) {
-      return watched->hashed;
-    }
-  }
-  return 0;
+  const auto watched = Find(cached.weak_from_this());
+  return watched != nullptr ? watched->hashed.load() : 0;
 }
 
 Verifier::Stats Verifier::stats() const {
@@ -136,7 +155,7 @@ void Verifier::Run() {
 
 Verifier::Step Verifier::Advance(Watched& watched) {
   const auto cached = watched.cached.lock();
-  if (cached == nullptr || !cached->IsWhole() || cached->verified()) {
+  if (cached == nullptr || !cached->IsWhole() || watched.done(*cached)) {
     return Step::kDone;
   }
   const uint64_t size = watched.file.size;
@@ -148,6 +167,7 @@ Verifier::Step Verifier::Advance(Watched& watched) {
   }
   if (end == begin && begin < size) return Step::kIdle;
   std::vector<std::byte> bytes(end - begin);
+  if (begin == 0) watched.losses = cached->losses();
   {
     const auto pin = cached->Pin(begin, bytes.size());
     if (!pin.has_value()) return Step::kIdle;
@@ -176,20 +196,7 @@ Verifier::Step Verifier::Conclude(Watched& watched, CacheFile& cached) {
   const std::string found = watched.hash.Finish();
   const std::vector<uint32_t> generations = std::move(watched.generations);
   watched.Restart();
-  if (found == file.id.value) {
-    const auto promoted = cached.Promote(generations);
-    if (!promoted.has_value()) {
-      LogDebug("not promoted file={} why={}", file.path,
-               promoted.error().message());
-      // Lost bytes are fetched and hashed again; a disk that fails is not
-      // asked again.
-      return promoted.error().code() == Code::kStale ? Step::kIdle
-                                                     : Step::kDone;
-    }
-    MutexLock lock(mutex_);
-    ++stats_.verified;
-    return Step::kDone;
-  }
+  if (found == file.id.value) return Trust(watched, cached, generations);
   for (size_t slab = 0; slab < generations.size(); ++slab) {
     // Mixed from before and after a loss: proves nothing.
     if (cached.Generation(slab) != generations[slab]) return Step::kIdle;
@@ -204,6 +211,33 @@ Verifier::Step Verifier::Conclude(Watched& watched, CacheFile& cached) {
     ++stats_.wrong;
   }
   if (on_wrong_) on_wrong_(file);
+  return Step::kDone;
+}
+
+// What was hashed is the file.
+Verifier::Step Verifier::Trust(const Watched& watched, CacheFile& cached,
+                               const std::vector<uint32_t>& generations) {
+  // Lost bytes are fetched and hashed again; a disk that fails is not asked
+  // again.
+  const auto gave_up = [&](const char* what, const Error& error) {
+    LogDebug("not {} file={} why={}", what, watched.file.path, error.message());
+    return error.code() == Code::kStale ? Step::kIdle : Step::kDone;
+  };
+  const bool was_verified = cached.verified();
+  const auto promoted = cached.Promote(generations);
+  if (!promoted.has_value()) return gave_up("promoted", promoted.error());
+  if (!was_verified) {
+    MutexLock lock(mutex_);
+    ++stats_.verified;
+  }
+  if (!watched.seal) return Step::kDone;
+  const auto sealed = cached.Seal(generations, watched.losses, [this] {
+    MutexLock lock(mutex_);
+    return !stopping_;
+  });
+  if (!sealed.has_value()) return gave_up("sealed", sealed.error());
+  MutexLock lock(mutex_);
+  ++stats_.sealed;
   return Step::kDone;
 }
 

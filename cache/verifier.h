@@ -29,6 +29,7 @@ class Verifier {
   using OnWrong = std::function<void(const FileInfo& file)>;
   struct Stats {
     uint64_t verified = 0;  // files
+    uint64_t sealed = 0;    // files
     uint64_t wrong = 0;     // files
     uint64_t hashed_bytes = 0;
   };
@@ -46,6 +47,10 @@ class Verifier {
   // keeps it open, until it is verified or wrong. Fine if it is watched.
   void Watch(const FileInfo& file, const std::shared_ptr<CacheFile>& cached)
       EXCLUDES(mutex_);
+  // As Watch; and once its hash is right, seals it, for readers that hash
+  // nothing (CacheFile::ShareSealed). Hashes it for that though it is verified.
+  void WatchToSeal(const FileInfo& file,
+                   const std::shared_ptr<CacheFile>& cached) EXCLUDES(mutex_);
   // There may be something to do: do not wait for the next look.
   void Nudge() EXCLUDES(mutex_);
   // How much of the file is hashed; 0: it is not followed, or done.
@@ -57,12 +62,16 @@ class Verifier {
 
  private:
   struct Watched;
+  std::shared_ptr<Watched> Find(
+      const std::weak_ptr<const CacheFile>& cached) const REQUIRES(mutex_);
   enum class Step { kIdle, kMoved, kDone };
 
   void Run() EXCLUDES(mutex_);
   // Hashes a little of it.
   Step Advance(Watched& watched) EXCLUDES(mutex_);
   Step Conclude(Watched& watched, CacheFile& cached) EXCLUDES(mutex_);
+  Step Trust(const Watched& watched, CacheFile& cached,
+             const std::vector<uint32_t>& generations) EXCLUDES(mutex_);
 
   OnWrong on_wrong_;
   mutable Mutex mutex_;

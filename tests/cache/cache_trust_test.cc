@@ -229,6 +229,87 @@ TEST_F(TrustTest, NothingIsSharedThatTheDiskMayLose) {
   EXPECT_OK(file_->Share());
 }
 
+// What a failed sync told of is told by nobody again: a reader that trusted its
+// hashes would give what is on the disk now.
+TEST_F(TrustTest, AFailedSyncIsALoss) {
+  PutAll(*file_);
+  ASSERT_THAT(Read(*file_, 0, kSize), IsOk());
+  const uint64_t before = file_->losses();
+  disk_.sync_error = EIO;
+  EXPECT_THAT(file_->Share(), HasCode(Code::kIo));
+  EXPECT_GT(file_->losses(), before);
+  FlipBit(Claimed() + "/data", 100);
+  EXPECT_THAT(Read(*file_, 0, kSize), HasCode(Code::kStale))
+      << "a hash from before the loss was trusted";
+}
+
+TEST_F(TrustTest, WhatWasHashedIsSealedAsItIs) {
+  const auto always = [] { return true; };
+  PutAll(*file_);
+  const std::vector<uint32_t> generations = {file_->Generation(0)};
+  const uint64_t losses = file_->losses();
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+  ASSERT_OK(file_->Seal(generations, losses, always));
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale)) << "not verified";
+  ASSERT_OK(file_->Promote(generations));
+  auto shared = file_->ShareSealed();
+  ASSERT_OK(shared);
+  std::vector<std::byte> bytes(kSize);
+  ASSERT_EQ(::pread(shared->get(), bytes.data(), kSize, 0),
+            static_cast<ssize_t>(kSize));
+  EXPECT_EQ(bytes, Pattern(0, kSize));
+  TestEvictor evictor(folder(), VerifiedPath(id_), disk_);
+  ASSERT_TRUE(evictor.valid());
+  EXPECT_FALSE(evictor.Evict(0));
+  shared->Reset();
+  EXPECT_TRUE(evictor.Evict(0));
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+  // Those of before prove nothing of what is there now.
+  PutAll(*file_);
+  EXPECT_THAT(file_->Seal(generations, losses, always), HasCode(Code::kStale));
+  EXPECT_THAT(file_->Promote(generations), HasCode(Code::kStale));
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+}
+
+TEST_F(TrustTest, NothingIsSealedThatTheDiskLost) {
+  const auto always = [] { return true; };
+  PutAll(*file_);
+  const std::vector<uint32_t> generations = {file_->Generation(0)};
+  const uint64_t losses = file_->losses();
+  ASSERT_OK(file_->Promote(generations));
+  disk_.lost_writes = EIO;
+  EXPECT_THAT(file_->Seal(generations, losses, always), HasCode(Code::kIo));
+  disk_.write_out_error = EIO;
+  EXPECT_THAT(file_->Seal(generations, file_->losses(), always),
+              HasCode(Code::kIo));
+  disk_.write_out_error = 0;
+  EXPECT_THAT(file_->Seal(generations, losses, always), HasCode(Code::kIo))
+      << "the hash is from before the loss";
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+  EXPECT_THAT(file_->Seal(generations, file_->losses(), [] { return false; }),
+              HasCode(Code::kCancelled));
+  ASSERT_OK(file_->Seal(generations, file_->losses(), always));
+  EXPECT_OK(file_->ShareSealed());
+}
+
+// A granule that is found bad takes the seal along: nobody would hash it.
+TEST_F(TrustTest, AWipedGranuleBreaksTheSeal) {
+  PutAll(*file_);
+  const std::vector<uint32_t> generations = {file_->Generation(0)};
+  const uint64_t losses = file_->losses();
+  ASSERT_OK(file_->Promote(generations));
+  ASSERT_OK(file_->Seal(generations, losses, [] { return true; }));
+  ASSERT_OK(file_->ShareSealed());
+  FlipBit(folder() + "/" + VerifiedPath(id_) + "/data", 100);
+  auto second = ObjectCache::Open(folder());
+  ASSERT_OK(second);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  ASSERT_OK(other);
+  EXPECT_THAT(Read(**other, 0, kSize), HasCode(Code::kStale));
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+  EXPECT_THAT(file_->Share(), HasCode(Code::kStale));
+}
+
 // A seal of another boot means nothing.
 TEST_F(TrustTest, ASealIsOfThisBoot) {
   PutAll(*file_);

@@ -47,6 +47,14 @@ class VerifierTest : public ObjectCacheTest {
     }
     return file_->verified();
   }
+  bool BecomesSealed() {
+    const auto until = Clock::System().Now() + std::chrono::seconds(30);
+    while (verifier_.stats().sealed == 0 && Clock::System().Now() < until) {
+      verifier_.Nudge();
+      std::this_thread::yield();
+    }
+    return verifier_.stats().sealed == 1;
+  }
   void WaitForHashed(uint64_t bytes) {
     const auto until = Clock::System().Now() + std::chrono::seconds(30);
     while (verifier_.stats().hashed_bytes < bytes &&
@@ -81,6 +89,40 @@ TEST_F(VerifierTest, AFileThatIsWholeAlreadyIsChecked) {
   PutAll(*file_);
   verifier_.Watch(info_, file_);
   EXPECT_TRUE(BecomesVerified());
+}
+
+TEST_F(VerifierTest, SealsWhatIsAskedForWithOneHash) {
+  verifier_.Watch(info_, file_);
+  verifier_.WatchToSeal(info_, file_);
+  PutAll(*file_);
+  ASSERT_TRUE(BecomesSealed());
+  EXPECT_TRUE(file_->verified());
+  EXPECT_EQ(verifier_.stats().hashed_bytes, kSize);
+  EXPECT_OK(file_->ShareSealed());
+}
+
+TEST_F(VerifierTest, HashesAVerifiedFileAgainToSealIt) {
+  PutAll(*file_);
+  verifier_.Watch(info_, file_);
+  ASSERT_TRUE(BecomesVerified());
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale)) << "nobody asked";
+  verifier_.WatchToSeal(info_, file_);
+  ASSERT_TRUE(BecomesSealed());
+  EXPECT_EQ(verifier_.stats().hashed_bytes, 2 * kSize);
+  EXPECT_EQ(verifier_.stats().verified, 1);
+  EXPECT_OK(file_->ShareSealed());
+}
+
+TEST_F(VerifierTest, WhatIsWrongIsNotSealed) {
+  for (uint64_t g = 0; g < 20; ++g) ASSERT_OK(PutPattern(*file_, g));
+  ASSERT_OK(PutPattern(*file_, 20, 3));
+  verifier_.WatchToSeal(info_, file_);
+  {
+    MutexLock lock(mutex_);
+    while (wrong_.empty()) changed_.Wait(mutex_);
+  }
+  EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
+  EXPECT_EQ(verifier_.stats().sealed, 0);
 }
 
 TEST_F(VerifierTest, WrongBytesPoisonTheObject) {

@@ -18,6 +18,7 @@
  *   SEAL_WITHOUT_SYNC      sealed without fdatasync
  *   SYNC_BEFORE_HASH       sealed after fdatasync and the hash, in this order
  *   SEAL_BEFORE_HASH       sealed before the bytes were hashed
+ *   SEAL_WITHOUT_GENERATION  sealed though bytes may be others by then
  *   TRUST_OLD_BOOT         a sealed state of another boot counts
  *   CLAIM_OUTLIVES_DEATH   a dead process's claim stays
  *   NO_CLAIM               nobody claims: two fetch at once
@@ -150,8 +151,14 @@ inline ForgetOldHashes() {
 #endif
 }
 
-/* A new generation, then the entry, if it is still the one seen. */
+/* No seal, a new generation, then the entry, if it is still the one seen. */
 inline Wipe() {
+  d_step {
+    if
+    :: state == SEALED -> state = OPEN
+    :: else
+    fi
+  };
   generation++;
   d_step {
     if
@@ -355,8 +362,10 @@ inline Sync() {
 }
 
 /* The hash, then the sync: bytes that another process writes between a sync and
- * the hash would be taken for bytes on the disk. */
+ * the hash would be taken for bytes on the disk. Between the hash and the sync
+ * there may be no lock, as long as the generation stays. */
 inline Seal() {
+  d_step { hashes_seal = generation };
   LockShared(DAEMON2, ok);
   if
   :: ok && entry == NAMED ->
@@ -369,20 +378,39 @@ inline Seal() {
     if
     :: ok -> ReadBytes()
     :: else
-    fi;
-#if !defined(SEAL_WITHOUT_SYNC) && !defined(SYNC_BEFORE_HASH)
-    if
-    :: ok -> Sync()
-    :: else
-    fi;
-#endif
-    if
-    :: ok -> state = SEALED
-    :: else
     fi
+  :: else -> ok = false
+  fi;
+  Unlock(DAEMON2);
+  if
+  :: ok ->
+    LockShared(DAEMON2, ok);
+    if
+#ifdef SEAL_WITHOUT_GENERATION
+    :: ok ->
+#else
+    :: ok && entry == NAMED && generation == hashes_seal ->
+#endif
+#if !defined(SEAL_WITHOUT_SYNC) && !defined(SYNC_BEFORE_HASH)
+      Sync();
+#endif
+      if
+      :: ok -> state = SEALED
+      :: else
+      fi
+#ifndef SEAL_WITHOUT_GENERATION
+      ;
+      if             /* a wipe that came between */
+      :: ok && generation != hashes_seal -> state = OPEN
+      :: else
+      fi
+#endif
+    :: else
+    fi;
+    Unlock(DAEMON2)
   :: else
   fi;
-  Unlock(DAEMON2)
+  hashes_seal = 0
 }
 
 #ifdef TRUST_OLD_BOOT
@@ -410,7 +438,7 @@ inline OpenForClient() {
 /* Fetches, seals, and opens the file for a client. */
 proctype Daemon2() {
   bool ok, told, hashed;
-  byte hashes_of, hashes_now, b0, b1, fetches;
+  byte hashes_of, hashes_now, hashes_seal, b0, b1, fetches;
 again:
   {
     do
@@ -434,7 +462,7 @@ again:
       kill[DAEMON2];
       kill[DAEMON2] = false;
       ok = false; told = false; hashed = false;
-      hashes_of = 0; hashes_now = 0; b0 = 0; b1 = 0
+      hashes_of = 0; hashes_now = 0; hashes_seal = 0; b0 = 0; b1 = 0
     };
     goto again
   }

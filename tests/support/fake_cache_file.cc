@@ -61,6 +61,18 @@ Result<> FakeCacheFile::Put(uint64_t granule,
   return {};
 }
 
+Result<UniqueFd> FakeCacheFile::ShareSealed() {
+  std::function<Result<UniqueFd>()> share;
+  {
+    MutexLock lock(mutex_);
+    share = on_share_;
+  }
+  if (!verified_ || !sealed_ || broken_ || !share) {
+    return Error(Code::kStale, "not sealed");
+  }
+  return share();
+}
+
 uint64_t FakeCacheFile::Claim(uint64_t first, uint64_t count) {
   std::function<void()> claim;
   {

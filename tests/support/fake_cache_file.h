@@ -85,6 +85,21 @@ class FakeCacheFile final : public CacheFile {
   Result<UniqueFd> Share() override {
     return Error(Code::kUnsupported, "in memory");
   }
+  // What `share` gives, if it is verified and sealed.
+  Result<UniqueFd> ShareSealed() override EXCLUDES(mutex_);
+  void OnShare(std::function<Result<UniqueFd>()> share) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    on_share_ = std::move(share);
+  }
+  Result<> Seal(std::span<const uint32_t> /*generations*/, uint64_t /*losses*/,
+                const std::function<bool()>& /*go_on*/) override {
+    sealed_ = true;
+    return {};
+  }
+  bool sealed() const { return sealed_; }
+  // A granule was lost, as a Wipe says.
+  void Unverify() { verified_ = sealed_ = false; }
+  uint64_t losses() const override { return 0; }
 
   // Granules in [first, first + count) count as claimed by another process.
   void ClaimForOther(uint64_t first, uint64_t count) EXCLUDES(mutex_) {
@@ -130,6 +145,8 @@ class FakeCacheFile final : public CacheFile {
   std::set<uint64_t> elsewhere_ GUARDED_BY(mutex_);
   std::atomic<bool> broken_ = false;
   std::atomic<bool> verified_ = false;
+  std::atomic<bool> sealed_ = false;
+  std::function<Result<UniqueFd>()> on_share_ GUARDED_BY(mutex_);
   bool try_read_ GUARDED_BY(mutex_) = false;
   size_t reads_ GUARDED_BY(mutex_) = 0;
 };

@@ -52,6 +52,11 @@ int FaultyDisk::Sync(int fd) {
   return sync_error != 0 ? -sync_error : disk_.Sync(fd);
 }
 
+int FaultyDisk::WriteOut(int fd, uint64_t offset, uint64_t length) {
+  if (write_out_error != 0) return -write_out_error;
+  return disk_.WriteOut(fd, offset, length);
+}
+
 int FaultyDisk::Allocate(int fd, uint64_t offset, uint64_t length) {
   if (CrashesNow()) throw DiskCrash();
   if (before_allocate) before_allocate();

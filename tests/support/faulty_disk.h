@@ -26,6 +26,7 @@ class FaultyDisk final : public CacheDisk {
   std::atomic<int> write_error = 0;
   std::atomic<int> read_error = 0;
   std::atomic<int> sync_error = 0;
+  std::atomic<int> write_out_error = 0;
   std::atomic<int> allocate_error = 0;
   std::atomic<int> punch_error = 0;
   // Mappings are not synced, which is slow where a test evicts all the time.
@@ -64,6 +65,7 @@ class FaultyDisk final : public CacheDisk {
   ssize_t Write(int fd, std::span<const std::byte> bytes,
                 uint64_t offset) override;
   int Sync(int fd) override;
+  int WriteOut(int fd, uint64_t offset, uint64_t length) override;
   int Allocate(int fd, uint64_t offset, uint64_t length) override;
   int Punch(int fd, uint64_t offset, uint64_t length) override;
   int SyncMapping(std::span<std::byte> bytes) override;
