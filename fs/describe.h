@@ -45,7 +45,8 @@ struct StatusReport {
   ObjectCache::Stats cache;
   Verifier::Stats verifier;
   RequestTotals requests;  // the one that asks is one of them
-  size_t open_files = 0;   // descriptors of the daemon
+  PassthroughTotals passthrough;
+  size_t open_files = 0;  // descriptors of the daemon
 };
 // The report, and from `repo`: repo, revision, commit, origin, files, bytes.
 std::string RenderStatusJson(const Repo& repo, const StatusReport& report);

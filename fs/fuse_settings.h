@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace weightfs {
 
@@ -23,11 +24,20 @@ struct RequestTimes {
   std::chrono::milliseconds resident{2'000};
 };
 
+// Files that the kernel reads by itself.
+struct PassthroughTotals {
+  bool on = false;
+  std::string why;          // it is off
+  uint64_t opens = 0;       // ever
+  uint64_t registered = 0;  // files that it pins in the cache now
+};
+
 // What the kernel waits for now.
 struct RequestTotals {
   uint64_t waiting = 0;
   double oldest_seconds = 0;
-  uint64_t late = 0;  // ever given up by the watchdog
+  uint64_t late = 0;   // ever given up by the watchdog
+  uint64_t reads = 0;  // of the source's bytes, ever asked of the daemon
 };
 
 }  // namespace weightfs

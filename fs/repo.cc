@@ -1,5 +1,7 @@
 #include "fs/repo.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <future>
 #include <set>
@@ -17,6 +19,9 @@ constexpr size_t kMaxOpenFiles = 512;
 
 // An object whose file in the cache broke is opened anew, but not all the time.
 constexpr std::chrono::seconds kReopenPause{1};
+
+// Where a file could not be sealed, it is not hashed for that all the time.
+constexpr std::chrono::seconds kSealPause{60};
 
 // A file whose whole-file hash was wrong so often is given to nobody.
 constexpr int kWrongTries = 2;
@@ -244,6 +249,57 @@ void Repo::OnWrong(const FileInfo& info) {
   }
   if (!on_wrong) return;
   for (const uint32_t file : files) on_wrong(file);
+}
+
+Repo::Sharing Repo::ShareFile(uint32_t file,
+                              const std::shared_ptr<CacheFile>& in_use) {
+  const auto object = OpenFile(file);
+  std::shared_ptr<CacheFile> cached;
+  {
+    MutexLock lock(mutex_);
+    const auto it = open_by_file_.find(file);
+    if (it != open_by_file_.end()) cached = it->second->cached;
+  }
+  struct Answer {
+    Sharing sharing;
+    bool unsealed = false;
+  };
+  auto answer = std::make_shared<Answer>();
+  const bool answered = opens_.Run([answer, cached, in_use] {
+    Sharing& sharing = answer->sharing;
+    sharing.in_use_is_wrong = in_use != nullptr && !in_use->verified();
+    if (cached == nullptr) return;
+    auto fd = cached->ShareSealed();
+    answer->unsealed = !fd.has_value() && fd.error().code() == Code::kStale;
+    struct stat status {};
+    if (!fd.has_value() || ::fstat(fd->get(), &status) != 0) return;
+    sharing.sealed =
+        Shared{std::move(*fd), cached, {status.st_dev, status.st_ino}};
+  });
+  if (!answered) return {};
+  if (answer->unsealed) AskToSeal(file);
+  return std::move(answer->sharing);
+}
+
+void Repo::AskToSeal(uint32_t file) {
+  if (parts_.verifier == nullptr) return;
+  const auto now = Clock::System().Now();
+  std::shared_ptr<CacheFile> cached;
+  {
+    MutexLock lock(mutex_);
+    const auto it = open_by_file_.find(file);
+    if (it == open_by_file_.end()) return;
+    OpenEntry& entry = *it->second;
+    if (entry.asked_to_seal != Clock::Time{} &&
+        now < entry.asked_to_seal + kSealPause) {
+      return;
+    }
+    entry.asked_to_seal = now;
+    cached = entry.cached;
+  }
+  if (cached != nullptr) {
+    parts_.verifier->WatchToSeal(snapshot_->files[file], cached);
+  }
 }
 
 bool Repo::IsVerified(uint32_t file) {

@@ -23,6 +23,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "cache/fetcher.h"
@@ -33,6 +34,7 @@
 #include "cache/strict_object.h"
 #include "cache/verifier.h"
 #include "formats/base/mutex.h"
+#include "formats/base/unique_fd.h"
 #include "formats/base/worker_pool.h"
 #include "formats/tensor_index.h"
 #include "fs/catalog.h"
@@ -109,6 +111,26 @@ class Repo {
   // Starts loading the indexes of all shown sets, heads of all shards first.
   void LoadShownIndexes() EXCLUDES(mutex_);
 
+  // A file's bytes for the kernel to read by itself.
+  struct Shared {
+    UniqueFd fd;                        // see CacheFile::ShareSealed
+    std::shared_ptr<CacheFile> cached;  // where it is from
+    // The same for all descriptors of one file on the disk.
+    std::pair<uint64_t, uint64_t> inode;
+  };
+  struct Sharing {
+    std::optional<Shared> sealed;
+    // What is used of it is not to be trusted any more: it was found wrong, or
+    // lost bytes.
+    bool in_use_is_wrong = false;
+  };
+  // Nothing if the file is not sealed: then it will be, once it is complete and
+  // its hash is right. `in_use`: what an earlier call gave and is in use still,
+  // or null. Waits for the cache's disk, no longer than the disk patience. Not
+  // for FUSE threads. REQUIRES: file < snapshot().files.size().
+  Sharing ShareFile(uint32_t file, const std::shared_ptr<CacheFile>& in_use)
+      EXCLUDES(mutex_);
+
   // Bytes of a file that are cached. Does disk I/O.
   uint64_t CachedBytes(uint32_t file) EXCLUDES(mutex_);
   // Whether the file's whole-file hash was right and all of it is cached. Does
@@ -139,6 +161,7 @@ class Repo {
   std::shared_ptr<Object> MakeObject(
       uint32_t file, const std::shared_ptr<CacheFile>& in_cache);
   void OnWrong(const FileInfo& info) EXCLUDES(mutex_);
+  void AskToSeal(uint32_t file) EXCLUDES(mutex_);
   Indexed Build(uint32_t set);
   Result<std::vector<uint32_t>> SetFiles(
       const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,
@@ -158,6 +181,7 @@ class Repo {
     std::shared_ptr<Object> object;
     std::shared_ptr<CacheFile> cached;  // null: it is read without the cache
     Clock::Time opened;
+    Clock::Time asked_to_seal{};
   };
   // Most recently used first.
   using OpenList = std::list<OpenEntry>;

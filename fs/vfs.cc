@@ -7,6 +7,13 @@
 #include "fs/vfs_impl.h"
 
 namespace weightfs {
+namespace {
+
+// How long an open may look for what the kernel may read by itself: longer than
+// the cache's own patience.
+constexpr std::chrono::seconds kSharePatience{6};
+
+}  // namespace
 
 Vfs::Vfs(Repo& repo, WorkerPool& pool, TimerQueue& timers,
          const VfsOptions& options)
@@ -89,9 +96,58 @@ void Vfs::Open(OpId op, uint64_t node, Done<OpenFile> done) {
                             if (!content.has_value()) {
                               return reply(content.error());
                             }
-                            reply(OpenFile{false, std::move(*content)});
+                            OpenFile open;
+                            open.keep_cache = false;
+                            open.content = std::move(*content);
+                            reply(std::move(open));
                           });
       });
+}
+
+bool Vfs::IsWholeObject(uint64_t node) {
+  return UnpackNode(node).kind == NodeKind::kRepoFile;
+}
+
+void Vfs::OpenToShare(OpId op, uint64_t node, std::shared_ptr<CacheFile> in_use,
+                      Done<OpenFile> done) {
+  const NodeId id = UnpackNode(node);
+  const Result<> valid = impl_->Check(id, nullptr);
+  if (!valid.has_value()) {
+    return impl_->Reply<OpenFile>(op, done, valid.error());
+  }
+  auto shared = std::make_shared<Done<OpenFile>>(std::move(done));
+  const bool parked =
+      parked_.Park(op, parked_.Started(op) + kSharePatience,
+                   {.where = [] { return std::string("the cache"); },
+                    .fail =
+                        [shared](Error error) {
+                          // Its time is over: it opens all the same.
+                          if (error.code() == Code::kUnavailable) {
+                            return (*shared)(OpenFile{});
+                          }
+                          (*shared)(std::move(error));
+                        },
+                    .abort = nullptr});
+  if (!parked) return;
+  impl_->pool_.Submit(
+      [this, op, shared, file = id.ordinal, used = std::move(in_use)] {
+        OpenFile open;
+        open.sharing = impl_->repo_.ShareFile(file, used);
+        if (parked_.Take(op)) (*shared)(std::move(open));
+      });
+}
+
+std::optional<Vfs::Place> Vfs::PlaceOf(uint64_t node) const {
+  const NodeId id = UnpackNode(node);
+  if (!impl_->Check(id, nullptr).has_value()) return std::nullopt;
+  const std::string& path = impl_->repo_.snapshot().files[id.ordinal].path;
+  const size_t slash = path.rfind('/');
+  const bool on_top = slash == std::string::npos;
+  const auto folder =
+      impl_->tree_.FindFolder(on_top ? "" : path.substr(0, slash));
+  if (!folder) return std::nullopt;
+  return Place{PackNode({.kind = NodeKind::kRepoFolder, .ordinal = *folder}),
+               on_top ? path : path.substr(slash + 1)};
 }
 
 void Vfs::Impl::RenderMeta(OpId op, MetaFile file,

@@ -109,8 +109,24 @@ class Vfs {
   struct OpenFile {
     bool keep_cache = true;
     std::shared_ptr<const std::string> content;
+    Repo::Sharing sharing;  // of OpenToShare
   };
   void Open(OpId op, uint64_t node, Done<OpenFile> done);
+  // Whether the node's bytes are those of one object, from its start on, so
+  // that the kernel may read them by itself.
+  static bool IsWholeObject(uint64_t node);
+  // As Open, with what the kernel may read of the node by itself; `in_use`: see
+  // Repo::ShareFile. Where the cache does not answer, without. REQUIRES:
+  // IsWholeObject(node).
+  void OpenToShare(OpId op, uint64_t node, std::shared_ptr<CacheFile> in_use,
+                   Done<OpenFile> done);
+  // What the node's folder calls it. REQUIRES: IsWholeObject(node). Nothing: no
+  // node of this mount.
+  struct Place {
+    uint64_t folder = 0;
+    std::string name;
+  };
+  std::optional<Place> PlaceOf(uint64_t node) const;
 
   // Answers a read from resident memory: bytes in `out` (short only at the
   // file's end), or nothing if the read must park.

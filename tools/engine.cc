@@ -14,6 +14,7 @@
 #include "cache/cache_space.h"
 #include "cache/hub/hub_origin.h"
 #include "cache/local/local_origin.h"
+#include "cache/local_disk.h"
 #include "formats/base/log.h"
 #include "tools/memory_budget.h"
 #include "tools/secrets.h"
@@ -181,12 +182,14 @@ Result<> Engine::OpenOrigin(const Options& options) {
 Result<> Engine::OpenCache(const Options& options) {
   using Opened = Result<std::unique_ptr<ObjectCache>>;
   auto opening = std::make_shared<Opened>(nullptr);
+  auto local = std::make_shared<bool>(false);
   Opened opened =
       Error(Code::kInvalid,
             "neither HOME nor WEIGHTFS_CACHE says where; give --cache-dir");
   if (!options.cache_dir.empty()) {
-    const bool ended = cache_opening_.Run([opening, options] {
+    const bool ended = cache_opening_.Run([opening, local, options] {
       *opening = ObjectCache::Open(options.cache_dir, CacheLimitsOf(options));
+      *local = opening->has_value() && IsOnLocalDisk(options.cache_dir);
     });
     opened =
         ended ? std::move(*opening)
@@ -194,6 +197,7 @@ Result<> Engine::OpenCache(const Options& options) {
   }
   if (opened.has_value()) {
     cache_ = *std::move(opened);
+    cache_is_local_ = *local;
     store_ = std::make_unique<SnapshotStore>(options.cache_dir);
     return {};
   }

@@ -44,6 +44,8 @@ class Engine {
   Verifier& verifier() { return verifier_; }
   // Null if nothing is kept.
   ObjectCache* cache() { return cache_.get(); }
+  // Whether it lies on a disk of this machine.
+  bool cache_is_local() const { return cache_is_local_; }
   // "HF_TOKEN", a path, or "none"; never the token.
   std::string TokenSource() const;
 
@@ -60,6 +62,7 @@ class Engine {
   // In the order in which they are needed, so that they go in reverse.
   std::unique_ptr<TokenProvider> token_;
   std::unique_ptr<ObjectCache> cache_;
+  bool cache_is_local_ = false;
   PatientCalls cache_opening_{"wfs-cache", 1, std::chrono::seconds(5)};
   std::unique_ptr<SnapshotStore> store_;
   std::unique_ptr<HttpClient> http_;

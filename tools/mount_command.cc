@@ -102,7 +102,10 @@ class MountStatus {
     report.fetcher = engine_.fetcher().stats();
     if (engine_.cache() != nullptr) report.cache = engine_.cache()->stats();
     report.verifier = engine_.verifier().stats();
-    if (session != nullptr) report.requests = session->requests();
+    if (session != nullptr) {
+      report.requests = session->requests();
+      report.passthrough = session->passthrough();
+    }
     report.open_files = CountOpenFiles();
     return RenderStatusJson(engine_.repo(), report);
   }
@@ -208,6 +211,15 @@ Result<> ServeUntilUnmounted(const MountPlan& plan, Reporter& reporter,
   fuse.mountpoint = plan.mountpoint;
   fuse.allow_other = options.allow_other;
   fuse.read_ahead_kb = options.read_ahead_kb;
+  if (engine->cache() == nullptr) {
+    fuse.no_passthrough = options.source->kind == Source::Kind::kLocal
+                              ? "a local folder's files are not cached"
+                              : "there is no cache";
+  } else if (!engine->cache_is_local()) {
+    fuse.no_passthrough =
+        "the cache's file system is not known to be a local disk's (overlayfs, "
+        "NFS, FUSE); put --cache-dir on another";
+  }
   // Root needs no program for it, and libfuse starts one.
   fuse.unmount = [&] {
     return unmounter != nullptr ? unmounter->Unmount(kUnmountLimit)

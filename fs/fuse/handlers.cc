@@ -106,22 +106,50 @@ fuse_entry_param EntryOf(const FuseState& state, const NodeAttr& attr) {
   return entry;
 }
 
+// libfuse 3.17 has 64 bits for them, of which 3.14 knows the lower half.
+void Unset(fuse_conn_info* conn, unsigned feature) {
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+  conn->want_ext &= ~uint64_t{feature};
+#else
+  conn->want &= ~feature;
+#endif
+}
+
+// Empty, or why the kernel passes nothing through.
+std::string AskForPassthrough([[maybe_unused]] fuse_conn_info* conn) {
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+  // A cache on a file system that is stacked itself cannot be passed through;
+  // in turn, others may be stacked on the mount.
+  conn->max_backing_stack_depth = 0;
+  if ((conn->capable_ext & FUSE_CAP_PASSTHROUGH) == 0) {
+    return "the kernel has none (Linux 6.9 with CONFIG_FUSE_PASSTHROUGH has)";
+  }
+  conn->want_ext |= FUSE_CAP_PASSTHROUGH;
+  return "";
+#else
+  return fmt::format("weightfs was built with libfuse {}; it needs 3.17",
+                     fuse_pkgversion());
+#endif
+}
+
 void OnInit(void* userdata, fuse_conn_info* conn) {
   auto& state = *static_cast<FuseState*>(userdata);
   conn->max_write = kMaxRequest;
   conn->max_background = kMaxBackground;
   conn->congestion_threshold = kMaxBackground * 3 / 4;
   // Content never changes under a commit: nothing to invalidate.
-  conn->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA);
+  Unset(conn, FUSE_CAP_AUTO_INVAL_DATA);
   // The kernel waits for asynchronous direct reads without a way to interrupt:
   // not even SIGKILL would end a reader whose origin hangs.
-  conn->want &= ~static_cast<unsigned>(FUSE_CAP_ASYNC_DIO);
+  Unset(conn, FUSE_CAP_ASYNC_DIO);
+  if (state.no_passthrough.empty()) {
+    state.no_passthrough = AskForPassthrough(conn);
+  }
+  if (state.no_passthrough.empty()) state.passthrough.Expect();
   state.parallel_folders = (conn->capable & FUSE_CAP_PARALLEL_DIROPS) != 0;
   MutexLock lock(state.mutex);
   state.settings.max_read = std::min(conn->max_write, kMaxRequest);
   state.settings.max_background = conn->max_background;
-  state.initialised = true;
-  state.changed.NotifyAll();
 }
 
 void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
@@ -130,9 +158,24 @@ void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
       pending.op(), parent, name, [pending](Result<NodeAttr> attr) {
         if (!attr.has_value()) return pending.Fail(attr.error());
         const fuse_entry_param entry = EntryOf(pending.state(), *attr);
-        pending.Reply(
+        Passthrough& passthrough = pending.state().passthrough;
+        passthrough.CountLookups({&attr->node, 1});
+        const int sent = pending.Reply(
             [&](fuse_req_t r) { return fuse_reply_entry(r, &entry); });
+        if (sent != 0) passthrough.Forget(attr->node, 1);
       });
+}
+
+void OnForget(fuse_req_t req, fuse_ino_t node, uint64_t lookups) {
+  StateOf(req).passthrough.Forget(node, lookups);
+  fuse_reply_none(req);
+}
+
+void OnForgetMulti(fuse_req_t req, size_t count, fuse_forget_data* forgets) {
+  for (size_t i = 0; i < count; ++i) {
+    StateOf(req).passthrough.Forget(forgets[i].ino, forgets[i].nlookup);
+  }
+  fuse_reply_none(req);
 }
 
 void OnGetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
@@ -147,29 +190,57 @@ void OnGetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
       });
 }
 
-void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
-  Pending pending(req, "open", node);
-  pending.state().vfs->Open(
-      pending.op(), node,
-      [pending, info = *fi](Result<Vfs::OpenFile> open) mutable {
-        if (!open.has_value()) return pending.Fail(open.error());
-        info.keep_cache = open->keep_cache ? 1 : 0;
-        info.noflush = 1;
-        info.fh = 0;
-        if (open->content != nullptr) {
-          info.direct_io = 1;
-          info.fh = pending.state().AddHandle(
-              {.listing = nullptr, .content = open->content});
-        }
-        const int sent = pending.Reply(
-            [&](fuse_req_t r) { return fuse_reply_open(r, &info); });
-        // Not sent: the opener is gone, and no RELEASE will come.
-        if (sent != 0) pending.state().DropHandle(info.fh);
-      });
+// Answers an open of what the Vfs opened; how, the passthrough decides.
+void ReplyOpen(const Pending& pending, fuse_file_info info,
+               Result<Vfs::OpenFile> open) {
+  if (!open.has_value()) return pending.Fail(open.error());
+  FuseState& state = pending.state();
+  const fuse_ino_t node = pending.request().node;
+  const auto through = state.passthrough.Open(node, std::move(open->sharing));
+  if (!through) {
+    return pending.Fail(
+        Error(Code::kCorrupt,
+              "what others read of it was found wrong; once they have closed "
+              "it, it can be opened and is fetched anew"));
+  }
+  info.keep_cache = open->keep_cache ? 1 : 0;
+  info.noflush = 1;
+  info.fh = 0;
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+  if (*through > 0) {
+    info.backing_id = *through;
+    info.keep_cache = 0;  // not a word for files that are passed through
+  }
+#endif
+  if (open->content != nullptr) {
+    info.direct_io = 1;
+    info.fh = state.AddHandle({.listing = nullptr, .content = open->content});
+  }
+  const int sent =
+      pending.Reply([&](fuse_req_t r) { return fuse_reply_open(r, &info); });
+  if (sent == 0) return;
+  // Not sent: the opener is gone, and no RELEASE will come.
+  state.DropHandle(info.fh);
+  state.passthrough.Release(node);
 }
 
-void OnRelease(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+void OnOpen(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
+  const Pending pending(req, "open", node);
+  FuseState& state = pending.state();
+  auto reply = [pending, info = *fi](Result<Vfs::OpenFile> open) {
+    ReplyOpen(pending, info, std::move(open));
+  };
+  std::shared_ptr<CacheFile> in_use;
+  if (state.passthrough.Wants(node, in_use)) {
+    state.vfs->OpenToShare(pending.op(), node, std::move(in_use), reply);
+  } else {
+    state.vfs->Open(pending.op(), node, reply);
+  }
+}
+
+void OnRelease(fuse_req_t req, fuse_ino_t node, fuse_file_info* fi) {
   StateOf(req).DropHandle(fi->fh);
+  StateOf(req).passthrough.Release(node);
   fuse_reply_err(req, 0);
 }
 
@@ -211,6 +282,7 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                    std::min(size, content->size() - start));
     return;
   }
+  ++state.reads;
   const Pending pending(state, {.req = req,
                                 .operation = "read",
                                 .node = node,
@@ -273,6 +345,7 @@ void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
   const Vfs::Listing& listing = *open;
   std::vector<char> out(size);
   size_t used = 0;
+  std::vector<uint64_t> nodes;  // that the kernel learns of
   for (auto i = static_cast<size_t>(offset); i < listing.size() + 2; ++i) {
     std::string name = i == 0 ? "." : "..";
     fuse_entry_param entry;
@@ -294,8 +367,13 @@ void ReplyEntries(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                                 name.c_str(), &entry.attr, next);
     if (needed > size - used) break;
     used += needed;
+    if (with_attributes && entry.ino != 0) nodes.push_back(entry.ino);
   }
-  fuse_reply_buf(req, out.data(), used);
+  state.passthrough.CountLookups(nodes);
+  if (fuse_reply_buf(req, out.data(), used) == 0) return;
+  for (const uint64_t forgotten : nodes) {
+    state.passthrough.Forget(forgotten, 1);
+  }
 }
 
 void OnReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
@@ -380,12 +458,14 @@ void FuseState::DropHandle(uint64_t fh) {
   handles.erase(it);
 }
 
-FuseState::FuseState(Vfs& served, const RequestTimes& times)
+FuseState::FuseState(Vfs& served, const RequestTimes& times,
+                     std::chrono::milliseconds passthrough_idle)
     : vfs(&served),
       requests(served, times,
                [this](RequestId id, const Requests::Request& request) {
                  StartRead(Pending(*this, request, {id, request.op}));
-               }) {}
+               }),
+      passthrough(passthrough_idle) {}
 
 const fuse_lowlevel_ops& FuseHandlers() {
   static const fuse_lowlevel_ops handlers = [] {
@@ -393,6 +473,8 @@ const fuse_lowlevel_ops& FuseHandlers() {
     std::memset(&ops, 0, sizeof(ops));
     ops.init = OnInit;
     ops.lookup = OnLookup;
+    ops.forget = OnForget;
+    ops.forget_multi = OnForgetMulti;
     ops.getattr = OnGetAttr;
     ops.open = OnOpen;
     ops.release = OnRelease;

@@ -14,6 +14,7 @@
 #include <unordered_map>
 
 #include "formats/base/mutex.h"
+#include "fs/fuse/passthrough.h"
 #include "fs/fuse/requests.h"
 #include "fs/fuse_settings.h"
 #include "fs/vfs.h"
@@ -27,7 +28,11 @@ inline constexpr uint32_t kMaxBackground = 512;
 
 // The session's userdata.
 struct FuseState {
-  FuseState(Vfs& served, const RequestTimes& times);
+  // How long a file that nobody has open stays registered for passthrough.
+  static constexpr std::chrono::milliseconds kPassthroughIdle{5'000};
+
+  FuseState(Vfs& served, const RequestTimes& times,
+            std::chrono::milliseconds passthrough_idle = kPassthroughIdle);
 
   Vfs* const vfs;
   uid_t uid = 0;
@@ -35,10 +40,13 @@ struct FuseState {
   // The kernel may send look-ups and listings of one folder side by side.
   std::atomic<bool> parallel_folders{false};
   std::atomic<bool> answered{false};  // anything, so far: INIT
+  // Why no file can be passed through; empty: as the kernel says at INIT.
+  std::string no_passthrough;
+  std::atomic<uint64_t> reads{0};  // ever asked of the daemon
 
   Mutex mutex;
   CondVar changed;
-  bool initialised GUARDED_BY(mutex) = false;
+  bool initialised GUARDED_BY(mutex) = false;  // the kernel took the answer
   FuseSettings settings GUARDED_BY(mutex);
 
   // What fuse_file_info::fh stands for between open and release: a folder's
@@ -54,7 +62,15 @@ struct FuseState {
   std::unordered_map<uint64_t, Handle> handles GUARDED_BY(mutex);
 
   Requests requests;  // those that the Vfs works on
+  Passthrough passthrough;
 };
+
+// The libfuse that this was built with passes files through.
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+inline constexpr bool kKnowsPassthrough = true;
+#else
+inline constexpr bool kKnowsPassthrough = false;
+#endif
 
 const fuse_lowlevel_ops& FuseHandlers();
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 
@@ -18,12 +19,9 @@ namespace {
 constexpr size_t kLeast =
     offsetof(fuse_init_out, flags) + sizeof(fuse_init_out::flags);
 
-ssize_t Write(int fd, iovec* parts, int count, void* userdata) {
-  auto& state = *static_cast<FuseState*>(userdata);
-  // INIT is the first request, and nothing else is sent before its answer.
-  const bool first = !state.answered.exchange(true);
-  if (!first || !state.parallel_folders || count != 2 ||
-      parts[1].iov_len < kLeast || parts[1].iov_len > sizeof(fuse_init_out)) {
+ssize_t WriteInit(int fd, const FuseState& state, iovec* parts, int count) {
+  if (!state.parallel_folders || count != 2 || parts[1].iov_len < kLeast ||
+      parts[1].iov_len > sizeof(fuse_init_out)) {
     return ::writev(fd, parts, count);
   }
   fuse_init_out out;
@@ -31,6 +29,21 @@ ssize_t Write(int fd, iovec* parts, int count, void* userdata) {
   out.flags |= FUSE_PARALLEL_DIROPS;
   std::array<iovec, 2> changed = {{parts[0], {&out, parts[1].iov_len}}};
   return ::writev(fd, changed.data(), count);
+}
+
+ssize_t Write(int fd, iovec* parts, int count, void* userdata) {
+  auto& state = *static_cast<FuseState*>(userdata);
+  // INIT is the first request, and nothing else is sent before its answer.
+  if (state.answered.exchange(true)) return ::writev(fd, parts, count);
+  const ssize_t written = WriteInit(fd, state, parts, count);
+  const int error = errno;
+  {
+    MutexLock lock(state.mutex);
+    state.initialised = true;
+    state.changed.NotifyAll();
+  }
+  errno = error;
+  return written;
 }
 
 ssize_t Read(int fd, void* buffer, size_t size, void*) {

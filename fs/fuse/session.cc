@@ -66,6 +66,7 @@ class LowLevelSession final : public FuseSession {
         ended_(::eventfd(0, EFD_CLOEXEC)) {
     state_.uid = ::getuid();
     state_.gid = ::getgid();
+    state_.no_passthrough = options_.no_passthrough;
   }
   ~LowLevelSession() override {
     state_.requests.Stop();
@@ -79,7 +80,14 @@ class LowLevelSession final : public FuseSession {
 
   Result<> Mount();
   Result<> Serve(std::function<void(const FuseSettings&)> ready) override;
-  RequestTotals requests() override { return state_.requests.totals(); }
+  RequestTotals requests() override {
+    RequestTotals totals = state_.requests.totals();
+    totals.reads = state_.reads;
+    return totals;
+  }
+  PassthroughTotals passthrough() override {
+    return state_.passthrough.totals();
+  }
   bool GiveUp() override;
   void Invalidate(uint64_t node) override {
     // Not known to the kernel (ENOENT), or unmounted: nothing to forget.
@@ -88,6 +96,8 @@ class LowLevelSession final : public FuseSession {
 
  private:
   void Announce(const std::function<void(const FuseSettings&)>& ready);
+  void StartPassthrough();
+  void ForgetIdle();
   void AwaitDisconnection();
   bool Connected() const;
   void Hangup();
@@ -142,6 +152,7 @@ void LowLevelSession::Announce(
   }
   const uint32_t read_ahead = RaiseReadAhead(
       options_.mountpoint, kMaxBackground, options_.read_ahead_kb);
+  StartPassthrough();
   FuseSettings settings;
   {
     MutexLock lock(state_.mutex);
@@ -153,6 +164,33 @@ void LowLevelSession::Announce(
           read_ahead < options_.read_ahead_kb ? " (more read-ahead needs root)"
                                               : "");
   ready(settings);
+}
+
+void LowLevelSession::StartPassthrough() {
+  if (state_.no_passthrough.empty()) {
+    state_.passthrough.On(Passthrough::KernelDevice(fuse_session_fd(session_)));
+  } else {
+    state_.passthrough.Off(state_.no_passthrough);
+  }
+  const PassthroughTotals totals = state_.passthrough.totals();
+  LogInfo("passthrough={}{}", totals.on ? "on" : "off: ", totals.why);
+}
+
+// Has the kernel forget files that nobody has open, so that their bytes can be
+// evicted. It waits for look-ups in the file's folder, which end at their
+// deadline; no thread that serves them waits for this one.
+void LowLevelSession::ForgetIdle() {
+  for (;;) {
+    const auto idle = state_.passthrough.TakeIdle();
+    if (idle.empty()) return;
+    for (const uint64_t node : idle) {
+      const auto place = state_.vfs->PlaceOf(node);
+      if (!place) continue;
+      // Not known by that name any more (ENOENT): it is forgotten, or will be.
+      static_cast<void>(fuse_lowlevel_notify_inval_entry(
+          session_, place->folder, place->name.data(), place->name.size()));
+    }
+  }
 }
 
 // The loop comes back only once all its workers do.
@@ -192,6 +230,7 @@ Result<> LowLevelSession::Serve(
     Announce(ready);
     AwaitDisconnection();
   });
+  std::jthread forgetter = StartThread("wfs-forget", [this] { ForgetIdle(); });
   fuse_loop_config* config = fuse_loop_cfg_create();
   fuse_loop_cfg_set_clone_fd(config, 0);
   // More where all are busy: as many as can be stuck in the cache at once.
@@ -208,6 +247,7 @@ Result<> LowLevelSession::Serve(
   }
   const uint64_t one = 1;
   static_cast<void>(::write(ended_.get(), &one, sizeof(one)) < 0);
+  state_.passthrough.Stop();
   state_.vfs->Shutdown();
   if (!state_.requests.WaitIdle(std::chrono::seconds(1))) {
     LogWarning("unmounting with requests that got no answer from the disk");
@@ -220,6 +260,7 @@ Result<> LowLevelSession::Serve(
   }
   mounted_ = false;
   announcer.join();
+  forgetter.join();
   if (result < 0) {
     return MakeError(Code::kIo, "the FUSE loop ended with errno {}", -result);
   }

@@ -22,6 +22,9 @@ struct FuseOptions {
   size_t spare_threads = 4;  // started where all others are busy
   uint32_t read_ahead_kb = 4096;  // asked for; needs privilege
   RequestTimes times;             // read and metadata: those of the Vfs
+  // Why no file can be passed through (fs/fuse/passthrough.h), if so: there is
+  // no cache, say.
+  std::string no_passthrough;
   // Runs once if the kernel ends the connection (an unmount, an abort), on a
   // thread of its own, even if a worker is stuck.
   std::function<void()> disconnected;
@@ -49,6 +52,7 @@ class FuseSession {
 
   // What the kernel waits for now. From any thread.
   virtual RequestTotals requests() = 0;
+  virtual PassthroughTotals passthrough() = 0;
   // Answers all that wait with EIO and closes the connection. From any thread,
   // and only if the process ends at once after it. True if the mount is still
   // there; false if it is gone, and another may be in its place.

@@ -7,11 +7,7 @@
 
 #include "formats/base/log.h"
 #include "fs/node_id.h"
-#include "tests/fs/memory_origin.h"
-#include "tests/support/fake_cache_file.h"
-#include "tests/support/fake_kernel.h"
-#include "tests/support/gate.h"
-#include "tests/support/matchers.h"
+#include "tests/fs/fuse_fixture.h"
 
 namespace weightfs {
 namespace {
@@ -20,32 +16,6 @@ using std::chrono::hours;
 using std::chrono::milliseconds;
 using ::testing::Contains;
 using ::testing::HasSubstr;
-
-constexpr uint64_t kSize = 1 << 20;
-
-// A cache in memory: one file, which a test gives.
-class OneFileCache final : public ObjectCache {
- public:
-  const std::string& folder() const override { return folder_; }
-  Result<std::shared_ptr<CacheFile>> OpenObject(const std::string&,
-                                                const ContentId& id,
-                                                uint64_t size) override {
-    if (on_open) on_open();
-    if (id.value == path && file != nullptr) {
-      return std::shared_ptr<CacheFile>(file);
-    }
-    return std::shared_ptr<CacheFile>(std::make_shared<FakeCacheFile>(size));
-  }
-  void Trim() override {}
-  Stats stats() const override { return {}; }
-
-  std::string path;
-  std::shared_ptr<FakeCacheFile> file;
-  std::function<void()> on_open;
-
- private:
-  const std::string folder_ = "memory";
-};
 
 // Lines of the log, from when it is made.
 class LogLines {
@@ -72,88 +42,6 @@ class LogLines {
     MutexLock lock(mutex());
     lines().emplace_back(line);
   }
-};
-
-class FuseTest : public ::testing::Test {
- protected:
-  FuseTest() {
-    for (uint64_t i = 0; i < kSize; ++i) {
-      text_ += static_cast<char>(i * 131 % 251 + (i >> 10));
-    }
-    origin_.Add("config.json", "{}");
-    origin_.Add("model.safetensors", Model(kHeader, 26));
-    origin_.Add("data.bin", text_);
-    origin_.Add("hung.bin", text_);
-    origin_.Hang("hung.bin");
-  }
-  ~FuseTest() override {
-    gate_.Open();
-    if (vfs_) vfs_->Shutdown();
-    if (fetcher_) fetcher_->Stop();
-    indexers_.Stop();
-    pool_.Stop();
-    timers_.Stop();
-    if (state_) state_->requests.Stop();
-    // Last, as it is with a mount: until now anybody may have answered.
-    kernel_.reset();
-  }
-
-  void Start(const RequestTimes& times = {}, const VfsOptions& options = {}) {
-    fetcher_ = Fetcher::Create(origin_, timers_, pool_, fetcher_options_);
-    RepoOptions repo_options;
-    repo_options.disk_patience = fetcher_options_.disk_patience;
-    auto repo =
-        Repo::Open({&origin_, fetcher_.get(),
-                    cache_.file != nullptr ? &cache_ : nullptr, &indexers_},
-                   repo_options);
-    ASSERT_OK(repo);
-    repo_ = std::move(*repo);
-    vfs_ = std::make_unique<Vfs>(*repo_, pool_, timers_, options);
-    state_ = std::make_unique<FuseState>(*vfs_, times);
-    kernel_ = std::make_unique<FakeKernel>(*state_);
-    init_ = kernel_->Init();
-    ASSERT_EQ(init_.error, 0);
-  }
-  // A cache that has all of data.bin, read without waiting.
-  void KeepData() {
-    origin_.SetNamespace("memory");
-    cache_.path = "data.bin";
-    cache_.file = std::make_shared<FakeCacheFile>(kSize);
-    cache_.file->AllowTryRead();
-    for (uint64_t g = 0; g * kGranuleSize < kSize; ++g) {
-      const auto bytes = std::as_bytes(std::span(text_));
-      ASSERT_OK(
-          cache_.file->Put(g, bytes.subspan(g * kGranuleSize, kGranuleSize)));
-    }
-  }
-  std::string Text(uint64_t offset, uint64_t size) const {
-    return text_.substr(offset, size);
-  }
-  void Interrupt(uint64_t unique) {
-    fuse_interrupt_in interrupt{};
-    interrupt.unique = unique;
-    kernel_->SendAs(unique | 1, FUSE_INTERRUPT, 0,
-                    FakeKernel::Bytes(interrupt));
-  }
-  // Until the workers have seen all that was sent.
-  void Settle() {
-    for (int i = 0; i < 8; ++i) kernel_->Ask(FUSE_STATFS, FUSE_ROOT_ID);
-  }
-
-  std::string text_;
-  Gate gate_;
-  MemoryOrigin origin_;
-  OneFileCache cache_;
-  FetcherOptions fetcher_options_;
-  TimerQueue timers_{"timers"};
-  WorkerPool pool_{"pool", 8};
-  WorkerPool indexers_{"index", 2};
-  std::unique_ptr<Fetcher> fetcher_;
-  std::unique_ptr<Repo> repo_;
-  std::unique_ptr<Vfs> vfs_;
-  std::unique_ptr<FuseState> state_;
-  std::unique_ptr<FakeKernel> kernel_;
-  FakeKernel::Answer init_;
 };
 
 TEST_F(FuseTest, InitAsksForWhatWorksAndNoMore) {
