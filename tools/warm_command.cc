@@ -251,7 +251,7 @@ Result<> WarmCommand::FillAll() {
 // Before anything is fetched, where it is certain that not all can stay.
 Result<> WarmCommand::CheckFits() const {
   const CacheLimits limits = CacheLimitsOf(options_);
-  const uint64_t most = LargestWholeObject(limits);
+  const uint64_t most = LargestWholeObject(limits.max_bytes);
   if (plan_.bytes > most) {
     return MakeError(Code::kNoSpace,
                      "{} of {} do not fit: --cache-size {} leaves {} for them; "
