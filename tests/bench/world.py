@@ -356,7 +356,9 @@ class Bench:
             raise Failed("nothing was read in time")
         servers = sum(other["cpu"] for other in others.values())
         return {**got, "GB/s": gigabytes / got["seconds"],
-                "cpu_per_gb": (got["cpu"] + servers) / gigabytes,
+                # Of less, it is the clock's tick that is told.
+                "cpu_per_gb": ((got["cpu"] + servers) / gigabytes
+                               if got["bytes"] >= 1 << 20 else None),
                 "reader_cpu": got["cpu"], "server_cpu": servers,
                 "origin_cpu": origin["cpu"],
                 "peak_memory": max((other.get("peak_memory", 0)
