@@ -219,7 +219,7 @@ def summary(rows):
 
 
 def complaints(rows):
-    """What must not be, whatever the machine."""
+    """What must not be, whatever the machine; peers may be as they are."""
     found = []
     for row in rows:
         where = f"{row.case}, {row.condition}, {row.what}, {row.who}"

@@ -321,6 +321,12 @@ class Bench:
             self.say(f"    failed: {failed}")
             row.failures.append(str(failed))
             return
+        wrong = sample.get("wrong_bytes")
+        if wrong and not row.probe.needed and not self.options.self_test:
+            # A peer's: what it took to read them is no figure.
+            self.say(f"    {wrong} bytes are wrong")
+            row.failures.append("it gave wrong bytes")
+            return
         self.say(f"    {sample[row.unit]:.4g} {row.unit}")
         row.samples[number] = sample
 
