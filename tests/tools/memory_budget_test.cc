@@ -1,6 +1,7 @@
 #include "tools/memory_budget.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -12,7 +13,9 @@ constexpr uint64_t kMiB = 1 << 20;
 
 class MemoryBudgetTest : public ::testing::Test {
  protected:
-  MemoryBudgetTest() : root_(::testing::TempDir() + "/memory-budget") {
+  MemoryBudgetTest()
+      : root_(::testing::TempDir() + "/memory-budget-" +
+              std::to_string(::getpid())) {
     std::filesystem::remove_all(root_);
   }
   ~MemoryBudgetTest() override { std::filesystem::remove_all(root_); }
