@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 import harness
+import warm as warm_command
 
 
 @pytest.fixture(name="make_hub")
@@ -57,3 +58,8 @@ def _model(hub, mount):
     content = path.read_bytes()
     mounted.unmount()
     return content
+
+
+@pytest.fixture(name="warm")
+def _warm(hub, tmp_path):
+    return warm_command.Warm(hub, tmp_path)
