@@ -1,5 +1,7 @@
 #include "tools/memory_budget.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <fstream>
@@ -37,8 +39,9 @@ uint64_t LeastOf(const std::string& mount, std::string group,
                  const std::string& name) {
   uint64_t least = UINT64_MAX;
   for (;;) {
-    least = std::min(
-        least, ReadNumber(mount + group + "/" + name).value_or(UINT64_MAX));
+    least =
+        std::min(least, ReadNumber(fmt::format("{}{}/{}", mount, group, name))
+                            .value_or(UINT64_MAX));
     if (group.empty()) return least;
     group.resize(std::min(group.rfind('/'), group.size()));
   }
