@@ -130,9 +130,10 @@ void Verifier::Run() {
     bool moved = false;
     for (const auto& watched : round) {
       const Step step = Advance(*watched);
-      moved = moved || step == Step::kMoved;
+      moved = moved || step != Step::kIdle;
       MutexLock lock(mutex_);
-      if (step == Step::kDone) std::erase(watched_, watched);
+      // Unless somebody asked for a seal when it was nearly through.
+      if (step == Step::kDone && !watched->seal) std::erase(watched_, watched);
       if (stopping_) return;
     }
     const Clock::Time now = Clock::System().Now();
@@ -153,11 +154,16 @@ void Verifier::Run() {
   }
 }
 
+// It is done with, and no seal is owed.
+Verifier::Step Verifier::End(Watched& watched) {
+  watched.seal = false;
+  return Step::kDone;
+}
+
 Verifier::Step Verifier::Advance(Watched& watched) {
   const auto cached = watched.cached.lock();
-  if (cached == nullptr || !cached->IsWhole() || watched.done(*cached)) {
-    return Step::kDone;
-  }
+  if (cached == nullptr || !cached->IsWhole()) return End(watched);
+  if (watched.done(*cached)) return Step::kDone;
   const uint64_t size = watched.file.size;
   const uint64_t begin = watched.hash.added();
   uint64_t end = begin;
@@ -211,17 +217,17 @@ Verifier::Step Verifier::Conclude(Watched& watched, CacheFile& cached) {
     ++stats_.wrong;
   }
   if (on_wrong_) on_wrong_(file);
-  return Step::kDone;
+  return End(watched);
 }
 
 // What was hashed is the file.
-Verifier::Step Verifier::Trust(const Watched& watched, CacheFile& cached,
+Verifier::Step Verifier::Trust(Watched& watched, CacheFile& cached,
                                const std::vector<uint32_t>& generations) {
   // Lost bytes are fetched and hashed again; a disk that fails is not asked
   // again.
   const auto gave_up = [&](const char* what, const Error& error) {
     LogDebug("not {} file={} why={}", what, watched.file.path, error.message());
-    return error.code() == Code::kStale ? Step::kIdle : Step::kDone;
+    return error.code() == Code::kStale ? Step::kIdle : End(watched);
   };
   const bool was_verified = cached.verified();
   const auto promoted = cached.Promote(generations);
@@ -236,9 +242,11 @@ Verifier::Step Verifier::Trust(const Watched& watched, CacheFile& cached,
     return !stopping_;
   });
   if (!sealed.has_value()) return gave_up("sealed", sealed.error());
-  MutexLock lock(mutex_);
-  ++stats_.sealed;
-  return Step::kDone;
+  {
+    MutexLock lock(mutex_);
+    ++stats_.sealed;
+  }
+  return End(watched);
 }
 
 }  // namespace weightfs

@@ -70,7 +70,8 @@ class Verifier {
   // Hashes a little of it.
   Step Advance(Watched& watched) EXCLUDES(mutex_);
   Step Conclude(Watched& watched, CacheFile& cached) EXCLUDES(mutex_);
-  Step Trust(const Watched& watched, CacheFile& cached,
+  static Step End(Watched& watched);
+  Step Trust(Watched& watched, CacheFile& cached,
              const std::vector<uint32_t>& generations) EXCLUDES(mutex_);
 
   OnWrong on_wrong_;
