@@ -6,10 +6,12 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "tests/fs/memory_origin.h"
 #include "tests/support/fake_cache_file.h"
@@ -105,6 +107,18 @@ class FuseTest : public ::testing::Test {
     interrupt.unique = unique;
     kernel_->SendAs(unique | 1, FUSE_INTERRUPT, 0,
                     FakeKernel::Bytes(interrupt));
+  }
+  // Waits for it, a minute at most.
+  bool HandlesAreClosed() {
+    const auto until = Clock::System().Now() + std::chrono::minutes(1);
+    while (Clock::System().Now() < until) {
+      {
+        MutexLock lock(state_->mutex);
+        if (state_->handles.empty()) return true;
+      }
+      std::this_thread::yield();
+    }
+    return false;
   }
   // Until the workers have seen all that was sent.
   void Settle() {
