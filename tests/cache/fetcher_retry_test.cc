@@ -239,7 +239,7 @@ TEST_F(FetcherRetryTest, ADeadlineEndsAReadThatWaitsForARetry) {
   options_.first_backoff = std::chrono::hours(1);
   options_.max_backoff = std::chrono::hours(1);
   Open(kG);
-  auto reading = Read(0, kG, Clock::System().Now() + milliseconds(20));
+  auto reading = Read(0, kG, Clock::System().Now() + milliseconds(500));
   origin_.End(0, Unavailable());
   EXPECT_THAT(reading->Wait(), HasMessage(HasSubstr("1 attempts")));
   EXPECT_EQ(origin_.starts().size(), 1u);
