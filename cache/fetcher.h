@@ -69,7 +69,7 @@ struct FetcherOptions {
 
 struct FetcherStats {
   uint64_t fetches = 0;         // attempts started
-  uint64_t retries = 0;         // of those, after a failure
+  uint64_t retries = 0;         // of those, not the first of their flight
   uint64_t overtaken = 0;       // attempts broken off, since they were slow
   uint64_t bytes_fetched = 0;   // received from the origin
   uint64_t bytes_not_kept = 0;  // served, but the cache could not keep them
