@@ -14,8 +14,6 @@ namespace {
 // A pass is repeated if bytes changed under it.
 constexpr int kAuditTries = 3;
 
-constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
-
 // A pin that leaves the slab's recency alone: a check is no use.
 class AuditPin {
  public:

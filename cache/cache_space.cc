@@ -22,7 +22,6 @@ namespace {
 
 constexpr char kLockFile[] = "evictor.lock";
 constexpr std::string_view kBad = ".bad-";
-constexpr uint64_t kBlock = 512;  // bytes of one of st_blocks
 constexpr uint64_t kMaxHeadroom = uint64_t{1} << 30;
 // So that up to so many processes can use up their permits at once.
 constexpr uint64_t kSharers = 4;
@@ -70,7 +69,7 @@ uint64_t UsedBelow(const CacheFolder& folder, const std::string& path,
   if (::fstatat(folder.fd(), path.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
     return 0;
   }
-  uint64_t used = static_cast<uint64_t>(status.st_blocks) * kBlock;
+  uint64_t used = static_cast<uint64_t>(status.st_blocks) * S_BLKSIZE;
   if (!S_ISDIR(status.st_mode) || depth == 0) return used;
   const std::string prefix = path == "." ? "" : path + "/";
   std::string below;

@@ -19,8 +19,6 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kBlock = 512;  // bytes of one of st_blocks
-
 // Nobody else evicts meanwhile, unless he takes too long: what two find in each
 // other's hands would look as if it were in use.
 constexpr std::chrono::seconds kEvictorPatience{10};
@@ -45,7 +43,7 @@ uint64_t DiskBytes(const CacheFolder& folder, const std::string& path) {
                 AT_SYMLINK_NOFOLLOW) != 0) {
     return 0;
   }
-  return static_cast<uint64_t>(status.st_blocks) * kBlock;
+  return static_cast<uint64_t>(status.st_blocks) * S_BLKSIZE;
 }
 
 }  // namespace

@@ -12,6 +12,9 @@
 
 namespace weightfs {
 
+// What one task reads of the cache: 1 MiB.
+inline constexpr uint64_t kDiskReadGranules = 8;
+
 class FetchCore::Activity {
  public:
   explicit Activity(FetchCore& core) : core_(core) {

@@ -17,8 +17,6 @@ constexpr uint64_t kFinishBytes = 2 * kGranuleSize;
 // granule may be fetched twice, which is harmless.
 constexpr int kMaxLooks = 4;
 
-constexpr uint64_t kDiskReadGranules = 8;  // of one task: 1 MiB
-
 // Has() of the granules first..last, stopping after `missing` absent ones.
 std::vector<bool> LookAtCache(const FetchFile& file, uint64_t first,
                               uint64_t last, uint64_t missing) {

@@ -20,8 +20,6 @@ constexpr milliseconds kLastPeriod{50};
 // Of what is left to a reader's deadline, as 1 / kShareOfDeadline.
 constexpr int kShareOfDeadline = 3;
 
-constexpr uint64_t kDiskReadGranules = 8;  // of one task: 1 MiB
-
 }  // namespace
 
 bool FetchCore::Sharing::Ask(FetchCore& core,

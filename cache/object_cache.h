@@ -25,6 +25,7 @@ namespace weightfs {
 
 inline constexpr uint64_t kGranuleSize = 128 * 1024;     // bytes
 inline constexpr uint64_t kSlabSize = 64 * 1024 * 1024;  // bytes
+inline constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
 
 // What a cache folder may take; see CacheSpace.
 struct CacheLimits {

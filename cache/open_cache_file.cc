@@ -17,8 +17,6 @@ namespace {
 // A read is repeated if the hash is wrong or a write-back failed meanwhile.
 constexpr int kReadTries = 3;
 
-constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
-
 uint32_t MinutesNow() {
   struct timespec now {};
   ::clock_gettime(CLOCK_REALTIME_COARSE, &now);

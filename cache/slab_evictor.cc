@@ -14,8 +14,6 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
-
 Result<UniqueFd> OpenFile(const CacheFolder& folder, const std::string& path) {
   UniqueFd fd(::openat(folder.fd(), path.c_str(),
                        O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));

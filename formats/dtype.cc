@@ -43,7 +43,7 @@ constexpr std::array<DType, kRows.size()> MakeAll() {
   for (size_t i = 0; i < all.size(); ++i) all[i] = kRows[i].dtype;
   return all;
 }
-constexpr auto kAll = MakeAll();
+constexpr auto kAllDTypes = MakeAll();
 
 constexpr bool RowsFollowTheEnum() {
   for (size_t i = 0; i < kRows.size(); ++i) {
@@ -57,7 +57,7 @@ const Row& RowOf(DType dtype) { return kRows.at(static_cast<size_t>(dtype)); }
 
 }  // namespace
 
-std::span<const DType> AllDTypes() { return kAll; }
+std::span<const DType> AllDTypes() { return kAllDTypes; }
 
 uint32_t DTypeBits(DType dtype) { return RowOf(dtype).bits; }
 

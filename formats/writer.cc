@@ -26,8 +26,8 @@ constexpr std::array<FormatRow, 4> kFormats = {{
     {Format::kPt, "pt", ".pt"},
     {Format::kSafetensors, "safetensors", ".safetensors"},
 }};
-constexpr std::array<Format, 4> kAll = {Format::kRaw, Format::kNpy, Format::kPt,
-                                        Format::kSafetensors};
+constexpr std::array<Format, 4> kAllFormats = {
+    Format::kRaw, Format::kNpy, Format::kPt, Format::kSafetensors};
 
 const FormatRow& RowOf(Format format) {
   return kFormats.at(static_cast<size_t>(format));
@@ -35,7 +35,7 @@ const FormatRow& RowOf(Format format) {
 
 }  // namespace
 
-std::span<const Format> AllFormats() { return kAll; }
+std::span<const Format> AllFormats() { return kAllFormats; }
 
 std::string_view FormatName(Format format) { return RowOf(format).name; }
 

@@ -21,7 +21,7 @@
 namespace weightfs {
 namespace {
 
-constexpr std::chrono::milliseconds kUnmountLimit{10'000};
+constexpr std::chrono::milliseconds kFusermountLimit{10'000};
 constexpr int kMaxLinks = 40;  // as in Linux
 
 // "\040" is a space: the kernel writes space, tab, newline and backslash so.
@@ -108,7 +108,7 @@ Result<> UnmountByHelper(const std::string& mountpoint, UnmountMode mode) {
   if (mode == UnmountMode::kLazy) arguments.emplace_back("-z");
   arguments.emplace_back("--");
   arguments.push_back(mountpoint);
-  auto ran = RunProgram(arguments, kUnmountLimit);
+  auto ran = RunProgram(arguments, kFusermountLimit);
   if (!ran.has_value()) {
     return std::move(ran).error().AddContext(
         "unmounting as an ordinary user needs fusermount3 (package fuse3)");

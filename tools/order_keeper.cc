@@ -9,7 +9,7 @@
 namespace weightfs {
 namespace {
 
-constexpr std::chrono::milliseconds kDiskPatience{1'000};
+constexpr std::chrono::milliseconds kOrderPatience{1'000};
 
 }  // namespace
 
@@ -18,7 +18,7 @@ OrderKeeper::OrderKeeper(const std::string& cache_folder, const Repo& repo,
     : repo_(repo),
       vfs_(vfs),
       pause_(pause),
-      store_(cache_folder, kDiskPatience),
+      store_(cache_folder, kOrderPatience),
       thread_(StartThread("wfs-order", [this] { Run(); })) {}
 
 OrderKeeper::~OrderKeeper() { Finish(); }

@@ -21,7 +21,7 @@ namespace weightfs {
 namespace {
 
 // From the query's end to the process's.
-constexpr std::chrono::milliseconds kEndLimit{2'000};
+constexpr std::chrono::milliseconds kQueryEndLimit{2'000};
 
 }  // namespace
 
@@ -39,7 +39,7 @@ int RunQuery(const Options& options, const std::function<int(Engine&)>& query) {
   // In a process of its own: threads that wait for a disk may outlive it.
   return RunAside([&](const Leave& leave) {
     std::atomic<int> code = kExitFailure;
-    ShutdownWatchdog watchdog(kEndLimit, [&] { leave(code); });
+    ShutdownWatchdog watchdog(kQueryEndLimit, [&] { leave(code); });
     const auto engine = OpenForQuery(options);
     code = engine.has_value() ? query(**engine) : ReportError(engine.error());
     watchdog.Arm();

@@ -28,7 +28,7 @@ constexpr size_t kMaxHolders = 5;
 // --force ends in 5 s altogether.
 constexpr std::chrono::milliseconds kRegistryLimit{500};
 constexpr std::chrono::milliseconds kReactionLimit{1'500};
-constexpr std::chrono::milliseconds kEndLimit{1'000};
+constexpr std::chrono::milliseconds kDaemonEndLimit{1'000};
 
 Error BusyError(const std::string& mountpoint) {
   std::string users;
@@ -126,10 +126,10 @@ Result<> ForceUnmount(const std::string& mountpoint, const Daemon& daemon) {
     }
   }
   // It may be about to end by itself, now that nothing is mounted.
-  if (daemon.stopped() || !daemon.WaitForEnd(kEndLimit)) {
+  if (daemon.stopped() || !daemon.WaitForEnd(kDaemonEndLimit)) {
     daemon.Signal(SIGKILL);
   }
-  if (daemon.WaitForEnd(kEndLimit)) return {};
+  if (daemon.WaitForEnd(kDaemonEndLimit)) return {};
   return MakeError(Code::kIo,
                    "{} is unmounted, but its daemon (pid {}) cannot be killed",
                    mountpoint, daemon.pid());

@@ -34,7 +34,7 @@ namespace {
 using State = CacheAudit::State;
 
 // A disk that did not give 128 KiB, or open a file, for so long hangs.
-constexpr std::chrono::seconds kDiskPatience{10};
+constexpr std::chrono::seconds kBeatPatience{10};
 constexpr std::chrono::milliseconds kProgressPause{200};
 
 struct Checked {
@@ -230,7 +230,7 @@ class Printer {
     }
     const auto now = Clock::System().Now();
     if (std::exchange(beats, job->beats()) != beats) last_beat = now;
-    if (now - last_beat > kDiskPatience) {
+    if (now - last_beat > kBeatPatience) {
       printer.End(false);
       LeaveWith(
           leave,

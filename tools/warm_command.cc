@@ -41,9 +41,9 @@ namespace {
 using std::chrono::milliseconds;
 
 // From the end of the work, or a signal, to the process's end.
-constexpr milliseconds kEndLimit{2'500};
+constexpr milliseconds kWarmEndLimit{2'500};
 // A disk that did not open a file, or show a page of `meta`, for so long hangs.
-constexpr std::chrono::seconds kDiskPatience{10};
+constexpr std::chrono::seconds kCacheReadPatience{10};
 // The rate is that of the last seconds.
 constexpr std::chrono::seconds kRateSpan{5};
 
@@ -202,7 +202,7 @@ int WarmCommand::Run(std::function<Result<>()> work,
                        const WarmJob* job = Job();
                        return job != nullptr ? job->disk().age() : disk_.age();
                      }},
-                kDiskPatience);
+                kCacheReadPatience);
   if (signal) return *signal;
   leave_(ReportError(MakeError(Code::kIo,
                                "the disk of the cache {} does not answer",
@@ -407,7 +407,7 @@ Result<> WarmCommand::CheckHeaders() {
       if (!IsCached(file, kSafetensorsProbe)) return absent(file);
       if (snapshot_.files[file].size < sizeof(uint64_t)) continue;
       // Longer ones: the first eight bytes tell how long.
-      ObjectSource source(engine_.repo().OpenFile(file), kDiskPatience);
+      ObjectSource source(engine_.repo().OpenFile(file), kCacheReadPatience);
       std::array<std::byte, sizeof(uint64_t)> bytes{};
       RETURN_IF_ERROR(source.ReadAt(0, bytes));
       uint64_t length = 0;
@@ -481,7 +481,7 @@ int RunOn(const Options& options, Engine& engine, const Leave& leave,
 int Warm(const Options& options, const Leave& leave) {
   PrepareProcess();
   std::atomic<int> code = kExitFailure;
-  ShutdownWatchdog watchdog(kEndLimit, [&] { leave(code); });
+  ShutdownWatchdog watchdog(kWarmEndLimit, [&] { leave(code); });
   const auto engine = OpenForQuery(options);
   if (engine.has_value()) {
     code = RunOn(options, **engine, leave, [&](int signal) {

@@ -14,7 +14,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLook{10};
 // How long nothing may be published after a piece came, before it counts as
 // not kept: the disk may be slow. Sooner where the fetcher says so.
-constexpr milliseconds kDiskPatience{3'000};
+constexpr milliseconds kWritePatience{3'000};
 constexpr milliseconds kNotKept{300};
 // A round that loses more is ended: the cache is full.
 constexpr uint64_t kMostLost = 64 << 20;
@@ -322,7 +322,7 @@ void WarmJob::SettleSlot(Slot& slot) {
   if (slot.ended_at == Clock::Time()) slot.ended_at = now;
   if (slot.missing > 0 && !error && is_whole) {
     const bool full = engine_.fetcher().stats().bytes_not_kept > not_kept_;
-    const auto patience = full ? kNotKept : kDiskPatience;
+    const auto patience = full ? kNotKept : kWritePatience;
     if (now - std::max(slot.ended_at, moved_) < patience) return;
   }
   if (error) {

@@ -8,6 +8,7 @@
 #include "cache/meta_file.h"
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -16,9 +17,7 @@ using State = CacheAudit::State;
 using testing::HasSubstr;
 using testing::SizeIs;
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 3 * kG + 77;
-constexpr char kMirror[] = "https://mirror.test";
+constexpr uint64_t kAuditedSize = 3 * kG + 77;
 
 ContentId IdOf(uint64_t size, ContentId::Kind kind) {
   ContentHash hash(kind, size);
@@ -41,7 +40,7 @@ class CacheAuditTest : public ObjectCacheTest {
     return std::move(audit).value();
   }
   CacheAudit::Verdict CheckAs(const char* name_space) {
-    return Audit()->CheckFile(name_space, {"model.bin", kSize, id_});
+    return Audit()->CheckFile(name_space, {"model.bin", kAuditedSize, id_});
   }
   CacheAudit::Verdict Check() { return CheckAs(kEndpoint); }
   // All that is cached has this state.
@@ -58,21 +57,22 @@ class CacheAuditTest : public ObjectCacheTest {
     FlipBit(ObjectFolder(id_) + "/data", offset);
   }
 
-  const ContentId id_ = IdOf(kSize, ContentId::Kind::kSha256);
+  const ContentId id_ = IdOf(kAuditedSize, ContentId::Kind::kSha256);
   uint64_t on_bytes_ = 0;
 };
 
 TEST_F(CacheAuditTest, AWholeObjectIsOkAndBecomesVerified) {
   for (const auto kind : {ContentId::Kind::kSha256, ContentId::Kind::kGit}) {
-    const ContentId id = IdOf(kSize, kind);
-    OpenFile(kSize, id);
+    const ContentId id = IdOf(kAuditedSize, kind);
+    OpenFile(kAuditedSize, id);
     PutAll(*file_);
-    const auto found = Audit()->CheckFile(kEndpoint, {"f", kSize, id});
+    const auto found = Audit()->CheckFile(kEndpoint, {"f", kAuditedSize, id});
     EXPECT_EQ(found.state, State::kOk) << found.why;
-    EXPECT_EQ(found.cached_bytes, kSize);
-    EXPECT_EQ(on_bytes_, kSize);
+    EXPECT_EQ(found.cached_bytes, kAuditedSize);
+    EXPECT_EQ(on_bytes_, kAuditedSize);
     EXPECT_TRUE(file_->verified());
-    EXPECT_EQ(Audit()->CheckFile(kMirror, {"f", kSize, id}).state, State::kOk);
+    EXPECT_EQ(Audit()->CheckFile(kMirror, {"f", kAuditedSize, id}).state,
+              State::kOk);
   }
   ExpectObjects(2, State::kOk);
 }
@@ -80,7 +80,7 @@ TEST_F(CacheAuditTest, AWholeObjectIsOkAndBecomesVerified) {
 TEST_F(CacheAuditTest, WhatIsNotCachedIsMissingAndNotMade) {
   EXPECT_EQ(Check().state, State::kMissing);
   EXPECT_FALSE(std::filesystem::exists(ObjectFolder(id_)));
-  OpenFile(kSize, id_);  // made, and empty
+  OpenFile(kAuditedSize, id_);  // made, and empty
   EXPECT_EQ(Check().state, State::kMissing);
   EXPECT_THAT(CacheAudit::Open(folder() + "/absent", [](uint64_t) {}),
               HasCode(Code::kNotFound));
@@ -88,7 +88,7 @@ TEST_F(CacheAuditTest, WhatIsNotCachedIsMissingAndNotMade) {
 }
 
 TEST_F(CacheAuditTest, APartIsPartial) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   ASSERT_OK(PutPattern(*file_, 1));
   ASSERT_OK(PutPattern(*file_, 3));
   const auto found = Check();
@@ -106,14 +106,14 @@ TEST_F(CacheAuditTest, AnEmptyFileNeedsNoBytes) {
 
 // Not even by what this process hashed before.
 TEST_F(CacheAuditTest, AFlippedBitIsFoundAndItsGranuleDropped) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
-  ASSERT_OK(Read(*file_, 0, kSize));
+  ASSERT_OK(Read(*file_, 0, kAuditedSize));
   FlipCachedBit(2 * kG + 5);
   const auto found = Check();
   EXPECT_EQ(found.state, State::kWrong);
   EXPECT_THAT(found.why, HasSubstr("1 piece of 128 KiB"));
-  EXPECT_EQ(found.cached_bytes, kSize - kG);
+  EXPECT_EQ(found.cached_bytes, kAuditedSize - kG);
   EXPECT_FALSE(file_->Has(2));
   EXPECT_TRUE(file_->Has(1));
   EXPECT_THAT(Read(*file_, 2 * kG, 10), HasCode(Code::kStale));
@@ -123,7 +123,7 @@ TEST_F(CacheAuditTest, AFlippedBitIsFoundAndItsGranuleDropped) {
 }
 
 TEST_F(CacheAuditTest, AFlippedBitOfAPartIsFound) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   ASSERT_OK(PutPattern(*file_, 0));
   ASSERT_OK(PutPattern(*file_, 1));
   FlipCachedBit(17);
@@ -133,7 +133,7 @@ TEST_F(CacheAuditTest, AFlippedBitOfAPartIsFound) {
 }
 
 TEST_F(CacheAuditTest, ADamagedObjectIsNotEverybodysAnyMore) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   ASSERT_EQ(Check().state, State::kOk);
   FlipBit(folder() + "/" + VerifiedPath(id_) + "/data", 3 * kG + 1);
@@ -146,7 +146,7 @@ TEST_F(CacheAuditTest, ADamagedObjectIsNotEverybodysAnyMore) {
 
 // Bytes that were wrong when they came: each matches its entry.
 TEST_F(CacheAuditTest, BytesOfAnotherFileAreDroppedAsAWhole) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   for (uint64_t g = 0; g < 4; ++g) ASSERT_OK(PutPattern(*file_, g, 9));
   const auto found = Check();
   EXPECT_EQ(found.state, State::kWrong);
@@ -156,13 +156,13 @@ TEST_F(CacheAuditTest, BytesOfAnotherFileAreDroppedAsAWhole) {
   EXPECT_FALSE(file_->Has(0));
   EXPECT_EQ(Check().state, State::kMissing);
   ExpectObjects(0, State::kMissing);
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   EXPECT_EQ(Check().state, State::kOk);
 }
 
 TEST_F(CacheAuditTest, WhatAnotherOriginClaimsDoesNotCount) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   EXPECT_EQ(CheckAs(kMirror).state, State::kMissing);
   EXPECT_FALSE(file_->verified());
@@ -170,7 +170,7 @@ TEST_F(CacheAuditTest, WhatAnotherOriginClaimsDoesNotCount) {
 }
 
 TEST_F(CacheAuditTest, AnObjectThatCannotBeUsedIsSetAside) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   file_.reset();
   FlipBit(ObjectFolder(id_) + "/meta", 17);  // the size
@@ -179,7 +179,7 @@ TEST_F(CacheAuditTest, AnObjectThatCannotBeUsedIsSetAside) {
   EXPECT_THAT(found.why, HasSubstr("meta: "));
   EXPECT_EQ(Check().state, State::kMissing);
 
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   std::filesystem::resize_file(ObjectFolder(id_) + "/data", kG);
   ExpectObjects(1, State::kWrong);
@@ -187,7 +187,7 @@ TEST_F(CacheAuditTest, AnObjectThatCannotBeUsedIsSetAside) {
 }
 
 TEST_F(CacheAuditTest, AnObjectUnderAnotherNamespaceIsSetAside) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   const auto stolen = folder() + "/" + ObjectPath(kMirror, id_).value();
   std::filesystem::create_directories(
@@ -199,7 +199,7 @@ TEST_F(CacheAuditTest, AnObjectUnderAnotherNamespaceIsSetAside) {
 }
 
 TEST_F(CacheAuditTest, WhatTheDiskDoesNotGiveIsWrong) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   disk_.read_error = EIO;
   EXPECT_EQ(Check().state, State::kWrong);
@@ -209,25 +209,25 @@ TEST_F(CacheAuditTest, WhatTheDiskDoesNotGiveIsWrong) {
 
 // Wrong once only: a read that went wrong on the way, not the bytes.
 TEST_F(CacheAuditTest, AReadThatWentWrongOnceIsRepeated) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   disk_.flip_next_read = true;
   EXPECT_EQ(Check().state, State::kOk);
 }
 
 TEST_F(CacheAuditTest, ASlabThatIsBeingEvictedIsPassedBy) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   const UniqueFd evictor(
       ::open((ObjectFolder(id_) + "/data").c_str(), O_RDWR | O_CLOEXEC));
   ASSERT_EQ(SetOfdLock(evictor.get(), F_WRLCK, 0, kSlabSize), 0);
   EXPECT_EQ(Check().state, State::kMissing);
-  EXPECT_EQ(on_bytes_, kSize);
+  EXPECT_EQ(on_bytes_, kAuditedSize);
   EXPECT_TRUE(file_->Has(0));
 }
 
 TEST_F(CacheAuditTest, NothingIsEvictedWhileItIsChecked) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   TestEvictor evictor(folder(), ObjectPath(kEndpoint, id_).value(), disk_);
   ASSERT_TRUE(evictor.valid());
@@ -240,13 +240,13 @@ TEST_F(CacheAuditTest, NothingIsEvictedWhileItIsChecked) {
       },
       disk_);
   ASSERT_OK(audit);
-  EXPECT_EQ((*audit)->CheckFile(kEndpoint, {"f", kSize, id_}).state,
+  EXPECT_EQ((*audit)->CheckFile(kEndpoint, {"f", kAuditedSize, id_}).state,
             State::kOk);
   EXPECT_EQ(tried, 4);
 }
 
 TEST_F(CacheAuditTest, ACheckIsNoUse) {
-  OpenFile(kSize, id_);
+  OpenFile(kAuditedSize, id_);
   PutAll(*file_);
   ASSERT_EQ(Check().state, State::kOk);
   const UniqueFd meta(

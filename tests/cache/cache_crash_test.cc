@@ -18,8 +18,6 @@
 namespace weightfs {
 namespace {
 
-constexpr char kMirror[] = "https://mirror.test";
-
 // In memory, if that can be: where syncs cost nothing, since they are noted.
 std::string Base() {
   return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : ::testing::TempDir();

@@ -6,14 +6,12 @@
 
 #include "cache/object_cache.h"
 #include "tests/cache/cache_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSmall = 2 * kG + 1000;
 
 class DamageTest : public ObjectCacheTest {
  protected:

@@ -1,6 +1,5 @@
-// What the tests of the object cache share: a temporary cache folder, objects
-// of known bytes, children that are processes of their own, and a check that no
-// file descriptor is left over.
+// What the cache's tests share: a temporary cache folder, objects of known bytes,
+// child processes, and a check that no file descriptor is left over.
 
 #ifndef WEIGHTFS_TESTS_CACHE_CACHE_FIXTURE_H_
 #define WEIGHTFS_TESTS_CACHE_CACHE_FIXTURE_H_
@@ -28,6 +27,7 @@
 namespace weightfs {
 
 inline constexpr char kEndpoint[] = "https://hub.test";
+inline constexpr char kMirror[] = "https://mirror.test";
 
 // Bytes of an object, a function of their offsets; other ones for each `seed`.
 inline std::vector<std::byte> Pattern(uint64_t offset, uint64_t length,

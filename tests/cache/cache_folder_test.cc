@@ -11,15 +11,13 @@
 
 #include "cache/object_cache.h"
 #include "tests/cache/cache_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSmall = 2 * kG + 1000;
 
 class CacheFolderTest : public ObjectCacheTest {
  protected:

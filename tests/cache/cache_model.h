@@ -36,8 +36,6 @@ inline uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
-inline constexpr uint64_t kGranulesPerSlab = kSlabSize / kGranuleSize;
-
 // What the model knows of a granule, or of an object's verification.
 enum class Known { kAbsent, kPresent, kMaybe };
 

@@ -8,12 +8,10 @@
 
 #include "cache/slab_evictor.h"
 #include "tests/cache/cache_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
-
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 class CacheSpaceTest : public ObjectCacheTest {
  protected:

@@ -6,23 +6,22 @@
 
 #include "cache/content_hash.h"
 #include "tests/cache/cache_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
 using ::testing::ElementsAre;
 
-constexpr char kMirror[] = "https://mirror.test";
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 3 * kG + 77;
+constexpr uint64_t kSurveyedSize = 3 * kG + 77;
 
 class CacheSurveyTest : public ObjectCacheTest {
  protected:
   void SetUp() override {
     ObjectCacheTest::SetUp();
-    ContentHash hash(ContentId::Kind::kSha256, kSize);
-    hash.Add(Pattern(0, kSize));
-    info_ = {"f", kSize, {ContentId::Kind::kSha256, hash.Finish()}};
+    ContentHash hash(ContentId::Kind::kSha256, kSurveyedSize);
+    hash.Add(Pattern(0, kSurveyedSize));
+    info_ = {"f", kSurveyedSize, {ContentId::Kind::kSha256, hash.Finish()}};
     auto survey = CacheSurvey::Open(folder(), disk_);
     ASSERT_OK(survey);
     survey_ = std::move(*survey);
@@ -54,7 +53,7 @@ class CacheSurveyTest : public ObjectCacheTest {
 TEST_F(CacheSurveyTest, TellsWhichGranulesAreThere) {
   EXPECT_THAT(Look(), ElementsAre(false, false, false, false));
   EXPECT_FALSE(std::filesystem::exists(ObjectFolder(info_.id)));
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   ASSERT_OK(PutPattern(*file_, 1));
   ASSERT_OK(PutPattern(*file_, 3));
   EXPECT_THAT(Look(), ElementsAre(false, true, false, true));
@@ -62,7 +61,7 @@ TEST_F(CacheSurveyTest, TellsWhichGranulesAreThere) {
 }
 
 TEST_F(CacheSurveyTest, AMirrorsFileIsNobodyElsesUntilItIsVerified) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   EXPECT_TRUE(None(Look(kMirror)));
   Promote();
@@ -72,7 +71,7 @@ TEST_F(CacheSurveyTest, AMirrorsFileIsNobodyElsesUntilItIsVerified) {
 
 // As a killed evictor leaves it (cache/LAYOUT.md, "Crash cases").
 TEST_F(CacheSurveyTest, AFileThatIsVerifiedNoMoreIsNotEverybodys) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   Promote();
   file_.reset();
@@ -84,7 +83,7 @@ TEST_F(CacheSurveyTest, AFileThatIsVerifiedNoMoreIsNotEverybodys) {
 }
 
 TEST_F(CacheSurveyTest, WhatIsPoisonedIsNotThere) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   file_->Poison();
   EXPECT_TRUE(None(Look()));
@@ -103,27 +102,27 @@ TEST_F(CacheSurveyTest, WhatTheCacheDoesNotKeepIsNotThere) {
 }
 
 TEST_F(CacheSurveyTest, DropsAFileThatNobodyUsesAsAWhole) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   file_.reset();
   const auto dropped = survey_->Drop(kEndpoint, info_);
-  EXPECT_GE(dropped.freed, kSize);
+  EXPECT_GE(dropped.freed, kSurveyedSize);
   EXPECT_EQ(dropped.kept, 0u);
   EXPECT_FALSE(std::filesystem::exists(ObjectFolder(info_.id)));
   EXPECT_EQ(survey_->Drop(kEndpoint, info_).freed, 0u);
 }
 
 TEST_F(CacheSurveyTest, DropsAVerifiedFile) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   Promote();
   file_.reset();
-  EXPECT_GE(survey_->Drop(kMirror, info_).freed, kSize);
+  EXPECT_GE(survey_->Drop(kMirror, info_).freed, kSurveyedSize);
   EXPECT_TRUE(None(Look()));
 }
 
 TEST_F(CacheSurveyTest, DropsNothingOfAnotherOrigins) {
-  OpenFile(kSize, info_.id);
+  OpenFile(kSurveyedSize, info_.id);
   PutAll(*file_);
   EXPECT_EQ(survey_->Drop(kMirror, info_).freed, 0u);
   EXPECT_TRUE(All(Look()));
@@ -133,19 +132,19 @@ TEST_F(CacheSurveyTest, DropsNothingOfAnotherOrigins) {
 TEST_F(CacheSurveyTest, DropsTheBytesOfAFileThatIsOpen) {
   for (const bool verified : {false, true}) {
     Restart();
-    OpenFile(kSize, info_.id);
+    OpenFile(kSurveyedSize, info_.id);
     PutAll(*file_);
     if (verified) Promote();
     const auto dropped = survey_->Drop(kEndpoint, info_);
-    EXPECT_GE(dropped.freed, kSize);
+    EXPECT_GE(dropped.freed, kSurveyedSize);
     EXPECT_EQ(dropped.kept, 0u);
     EXPECT_EQ(dropped.why, "");
     EXPECT_TRUE(None(Look()));
-    EXPECT_THAT(Read(*file_, 0, kSize), HasCode(Code::kStale));
+    EXPECT_THAT(Read(*file_, 0, kSurveyedSize), HasCode(Code::kStale));
     EXPECT_FALSE(file_->verified());
     // And it is put and read as before.
     PutAll(*file_);
-    EXPECT_OK(Read(*file_, 0, kSize));
+    EXPECT_OK(Read(*file_, 0, kSurveyedSize));
     file_.reset();
     survey_->Drop(kEndpoint, info_);
   }
@@ -154,7 +153,7 @@ TEST_F(CacheSurveyTest, DropsTheBytesOfAFileThatIsOpen) {
 TEST_F(CacheSurveyTest, WhatIsPinnedStaysAndIsCounted) {
   for (const bool verified : {false, true}) {
     Restart();
-    OpenFile(kSize, info_.id);
+    OpenFile(kSurveyedSize, info_.id);
     PutAll(*file_);
     if (verified) Promote();
     {
@@ -162,11 +161,11 @@ TEST_F(CacheSurveyTest, WhatIsPinnedStaysAndIsCounted) {
       ASSERT_OK(pin);
       const auto dropped = survey_->Drop(kEndpoint, info_);
       EXPECT_EQ(dropped.freed, 0u);
-      EXPECT_GE(dropped.kept, kSize);
+      EXPECT_GE(dropped.kept, kSurveyedSize);
       EXPECT_EQ(dropped.why, "");
       EXPECT_TRUE(All(Look()));
     }
-    EXPECT_GE(survey_->Drop(kEndpoint, info_).freed, kSize);
+    EXPECT_GE(survey_->Drop(kEndpoint, info_).freed, kSurveyedSize);
     file_.reset();
     survey_->Drop(kEndpoint, info_);
   }

@@ -7,13 +7,12 @@
 #include "cache/content_hash.h"
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 3 * kG + 77;
-constexpr char kMirror[] = "https://mirror.test";
+constexpr uint64_t kTrustedSize = 3 * kG + 77;
 
 ContentId IdOf(uint64_t size, uint64_t seed = 0,
                ContentId::Kind kind = ContentId::Kind::kSha256) {
@@ -27,11 +26,11 @@ class TrustTest : public ObjectCacheTest {
   void SetUp() override {
     ObjectCacheTest::SetUp();
     disk_.skip_mapping_sync = true;
-    OpenFile(kSize, id_);
+    OpenFile(kTrustedSize, id_);
   }
 
   Result<std::shared_ptr<CacheFile>> OpenAs(const char* name_space) {
-    return cache_->OpenObject(name_space, id_, kSize);
+    return cache_->OpenObject(name_space, id_, kTrustedSize);
   }
   std::vector<uint32_t> Generations() const { return {file_->Generation(0)}; }
   void Promote() { ASSERT_OK(file_->Promote(Generations())); }
@@ -46,7 +45,7 @@ class TrustTest : public ObjectCacheTest {
     return evicted;
   }
 
-  const ContentId id_ = IdOf(kSize);
+  const ContentId id_ = IdOf(kTrustedSize);
 };
 
 TEST(ContentHashTest, IsWhatSha256AndGitSay) {
@@ -80,9 +79,10 @@ TEST_F(TrustTest, AVerifiedObjectIsEverybodys) {
   const auto other = OpenAs(kMirror);
   ASSERT_OK(other);
   EXPECT_TRUE((*other)->verified());
-  EXPECT_THAT(Read(**other, 0, kSize), IsOkAndHolds(Pattern(0, kSize)));
+  EXPECT_THAT(Read(**other, 0, kTrustedSize),
+              IsOkAndHolds(Pattern(0, kTrustedSize)));
   Restart();
-  OpenFile(kSize, id_);
+  OpenFile(kTrustedSize, id_);
   EXPECT_TRUE(file_->verified());
   EXPECT_EQ(file_->CachedFraction(), 1);
 }
@@ -133,7 +133,7 @@ TEST_F(TrustTest, DamageTakesTheVerificationBack) {
   Promote();
   file_.reset();
   FlipBit(Verified() + "/data", kG + 5);
-  OpenFile(kSize, id_);
+  OpenFile(kTrustedSize, id_);
   EXPECT_TRUE(file_->verified());
   EXPECT_THAT(Read(*file_, kG, 10), HasCode(Code::kStale));
   EXPECT_FALSE(file_->verified());
@@ -143,7 +143,7 @@ TEST_F(TrustTest, DamageTakesTheVerificationBack) {
   const auto other = OpenAs(kMirror);
   ASSERT_OK(other);
   EXPECT_FALSE((*other)->Has(0));
-  OpenFile(kSize, id_);
+  OpenFile(kTrustedSize, id_);
   EXPECT_EQ(file_->CachedFraction(), 1);
   EXPECT_FALSE(std::filesystem::exists(Verified()));
   Promote();
@@ -154,7 +154,7 @@ TEST_F(TrustTest, APoisonedObjectIsUsedByNobody) {
   PutAll(*file_);
   auto second = ObjectCache::Open(folder());
   ASSERT_OK(second);
-  auto seconds_file = (*second)->OpenObject(kEndpoint, id_, kSize);
+  auto seconds_file = (*second)->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(seconds_file);
   ASSERT_OK(Read(**seconds_file, 0, 10));
   file_->Poison();
@@ -164,7 +164,7 @@ TEST_F(TrustTest, APoisonedObjectIsUsedByNobody) {
     EXPECT_FALSE(TryRead(*file, 0, 10));
     EXPECT_THAT(Read(*file, 0, 10), HasCode(Code::kStale));
   }
-  auto anew = (*second)->OpenObject(kEndpoint, id_, kSize);
+  auto anew = (*second)->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(anew);
   EXPECT_TRUE((*anew)->IsWhole());
   EXPECT_EQ((*anew)->CachedFraction(), 0);
@@ -185,17 +185,18 @@ TEST_F(TrustTest, TheCopyThatIsNotNeededGoes) {
   mirrors = OpenAs(kMirror);
   ASSERT_OK(mirrors);
   EXPECT_FALSE(std::filesystem::exists(copy));
-  EXPECT_THAT(Read(**mirrors, 0, kSize), IsOkAndHolds(Pattern(0, kSize)));
+  EXPECT_THAT(Read(**mirrors, 0, kTrustedSize),
+              IsOkAndHolds(Pattern(0, kTrustedSize)));
 }
 
 TEST_F(TrustTest, ASharedDescriptorHoldsThePin) {
   PutAll(*file_);
   auto shared = file_->Share();
   ASSERT_OK(shared);
-  std::vector<std::byte> bytes(kSize);
-  ASSERT_EQ(::pread(shared->get(), bytes.data(), kSize, 0),
-            static_cast<ssize_t>(kSize));
-  EXPECT_EQ(bytes, Pattern(0, kSize));
+  std::vector<std::byte> bytes(kTrustedSize);
+  ASSERT_EQ(::pread(shared->get(), bytes.data(), kTrustedSize, 0),
+            static_cast<ssize_t>(kTrustedSize));
+  EXPECT_EQ(bytes, Pattern(0, kTrustedSize));
   EXPECT_EQ(::write(shared->get(), bytes.data(), 1), -1);
   const std::string object = ObjectPath(kEndpoint, id_).value();
   TestEvictor evictor(folder(), object, disk_);
@@ -203,12 +204,12 @@ TEST_F(TrustTest, ASharedDescriptorHoldsThePin) {
   EXPECT_FALSE(evictor.Evict(0));
   // A mapping is enough.
   void* mapped =
-      ::mmap(nullptr, kSize, PROT_READ, MAP_SHARED, shared->get(), 0);
+      ::mmap(nullptr, kTrustedSize, PROT_READ, MAP_SHARED, shared->get(), 0);
   ASSERT_NE(mapped, MAP_FAILED);
   shared->Reset();
   EXPECT_FALSE(evictor.Evict(0));
-  EXPECT_EQ(std::memcmp(mapped, bytes.data(), kSize), 0);
-  ::munmap(mapped, kSize);
+  EXPECT_EQ(std::memcmp(mapped, bytes.data(), kTrustedSize), 0);
+  ::munmap(mapped, kTrustedSize);
   EXPECT_TRUE(evictor.Evict(0));
   EXPECT_THAT(file_->Share(), HasCode(Code::kStale)) << "not sealed any more";
 }
@@ -233,13 +234,13 @@ TEST_F(TrustTest, NothingIsSharedThatTheDiskMayLose) {
 // hashes would give what is on the disk now.
 TEST_F(TrustTest, AFailedSyncIsALoss) {
   PutAll(*file_);
-  ASSERT_THAT(Read(*file_, 0, kSize), IsOk());
+  ASSERT_THAT(Read(*file_, 0, kTrustedSize), IsOk());
   const uint64_t before = file_->losses();
   disk_.sync_error = EIO;
   EXPECT_THAT(file_->Share(), HasCode(Code::kIo));
   EXPECT_GT(file_->losses(), before);
   FlipBit(Claimed() + "/data", 100);
-  EXPECT_THAT(Read(*file_, 0, kSize), HasCode(Code::kStale))
+  EXPECT_THAT(Read(*file_, 0, kTrustedSize), HasCode(Code::kStale))
       << "a hash from before the loss was trusted";
 }
 
@@ -254,10 +255,10 @@ TEST_F(TrustTest, WhatWasHashedIsSealedAsItIs) {
   ASSERT_OK(file_->Promote(generations));
   auto shared = file_->ShareSealed();
   ASSERT_OK(shared);
-  std::vector<std::byte> bytes(kSize);
-  ASSERT_EQ(::pread(shared->get(), bytes.data(), kSize, 0),
-            static_cast<ssize_t>(kSize));
-  EXPECT_EQ(bytes, Pattern(0, kSize));
+  std::vector<std::byte> bytes(kTrustedSize);
+  ASSERT_EQ(::pread(shared->get(), bytes.data(), kTrustedSize, 0),
+            static_cast<ssize_t>(kTrustedSize));
+  EXPECT_EQ(bytes, Pattern(0, kTrustedSize));
   TestEvictor evictor(folder(), VerifiedPath(id_), disk_);
   ASSERT_TRUE(evictor.valid());
   EXPECT_FALSE(evictor.Evict(0));
@@ -303,9 +304,9 @@ TEST_F(TrustTest, AWipedGranuleBreaksTheSeal) {
   FlipBit(folder() + "/" + VerifiedPath(id_) + "/data", 100);
   auto second = ObjectCache::Open(folder());
   ASSERT_OK(second);
-  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(other);
-  EXPECT_THAT(Read(**other, 0, kSize), HasCode(Code::kStale));
+  EXPECT_THAT(Read(**other, 0, kTrustedSize), HasCode(Code::kStale));
   EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale));
   EXPECT_THAT(file_->Share(), HasCode(Code::kStale));
 }
@@ -317,7 +318,7 @@ TEST_F(TrustTest, ASealIsOfThisBoot) {
   const std::string meta = Claimed() + "/meta";
   file_.reset();
   FlipBit(meta, 140);  // the boot id
-  OpenFile(kSize, id_);
+  OpenFile(kTrustedSize, id_);
   FlipBit(Claimed() + "/data", 100);
   EXPECT_FALSE(file_->Share().has_value()) << "it was not hashed again";
 }
@@ -325,7 +326,7 @@ TEST_F(TrustTest, ASealIsOfThisBoot) {
 TEST_F(TrustTest, ClaimsKeepOtherProcessesFromFetching) {
   auto second = ObjectCache::Open(folder());
   ASSERT_OK(second);
-  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(other);
   EXPECT_EQ(file_->Claim(1, 2), 2);
   EXPECT_EQ((*other)->Claim(0, 4), 1);
@@ -342,7 +343,7 @@ TEST_F(TrustTest, ClaimsKeepOtherProcessesFromFetching) {
 }
 
 TEST_F(TrustTest, OpensOfOneProcessShareTheirClaims) {
-  auto again = cache_->OpenObject(kEndpoint, id_, kSize);
+  auto again = cache_->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(again);
   EXPECT_EQ(file_->Claim(0, 2), 2);
   EXPECT_FALSE((*again)->ClaimedElsewhere(0, 4));
@@ -352,7 +353,7 @@ TEST_F(TrustTest, OpensOfOneProcessShareTheirClaims) {
 TEST_F(TrustTest, AClaimIsToldAsItIsClaimed) {
   auto second = ObjectCache::Open(folder());
   ASSERT_OK(second);
-  auto other = (*second)->OpenObject(kEndpoint, id_, kSize);
+  auto other = (*second)->OpenObject(kEndpoint, id_, kTrustedSize);
   ASSERT_OK(other);
   EXPECT_EQ(file_->Claim(1, 3), 3);
   EXPECT_EQ((*other)->ClaimedElsewhere(2), (GranuleRun{1, 3}));
@@ -368,7 +369,7 @@ TEST_F(TrustTest, DeathReleasesAClaim) {
   {
     Child child([&] {
       auto cache = ObjectCache::Open(folder());
-      auto file = (*cache)->OpenObject(kEndpoint, id_, kSize);
+      auto file = (*cache)->OpenObject(kEndpoint, id_, kTrustedSize);
       if ((*file)->Claim(0, 4) != 4) return 1;
       if (::write(ready[1], "x", 1) != 1) return 1;
       ::pause();

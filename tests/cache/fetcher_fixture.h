@@ -18,10 +18,9 @@
 #include "tests/support/fake_origin.h"
 #include "tests/support/gate.h"
 #include "tests/support/matchers.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
-
-inline constexpr uint64_t kG = kGranuleSize;
 
 // A read that was started. It must live until it ended.
 class Reading {

@@ -2,6 +2,7 @@
 
 #include "cache/pace.h"
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -9,8 +10,6 @@ namespace {
 using std::chrono::hours;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-constexpr uint64_t kMiB = 1 << 20;
 
 TEST(PaceTest, NothingIsSlowBeforeOthersEnded) {
   const Pace pace;

@@ -3,6 +3,7 @@
 #include "cache/fetcher.h"
 #include "cache/origin_health.h"
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {

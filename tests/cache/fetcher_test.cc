@@ -1,6 +1,7 @@
 #include "cache/fetcher.h"
 
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {

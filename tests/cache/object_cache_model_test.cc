@@ -14,12 +14,10 @@
 #include "cache/cache_space.h"
 #include "cache/slab_evictor.h"
 #include "tests/cache/model_world.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
-
-constexpr uint64_t kG = kGranuleSize;
-constexpr char kMirror[] = "https://mirror.test";
 
 class ModelTest : public ModelWorld {
  protected:

@@ -10,12 +10,12 @@
 
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSeed = 20240611;
+constexpr uint64_t kProcessSeed = 20240611;
 
 std::vector<uint64_t> Shuffled(uint64_t count, uint64_t seed) {
   std::vector<uint64_t> order(count);
@@ -33,7 +33,7 @@ class ProcessTest : public ObjectCacheTest {
   void SetUp() override {
     ObjectCacheTest::SetUp();
     cache_.reset();  // children open their own
-    std::printf("seed %lu\n", kSeed);
+    std::printf("seed %lu\n", kProcessSeed);
   }
 
   // Whether every granule is absent or right; counts the right ones.
@@ -79,8 +79,10 @@ TEST_F(ProcessTest, TwoProcessesPublishAndReadOneObject) {
   constexpr uint64_t kSize = kSlabSize + 37 * kG + 5;
   for (uint64_t round = 0; round < 3; ++round) {
     std::filesystem::remove_all(ObjectFolder());
-    Child first([&] { return FillAndCompare(kSize, kSeed + 2 * round); });
-    Child second([&] { return FillAndCompare(kSize, kSeed + 2 * round + 1); });
+    Child first(
+        [&] { return FillAndCompare(kSize, kProcessSeed + 2 * round); });
+    Child second(
+        [&] { return FillAndCompare(kSize, kProcessSeed + 2 * round + 1); });
     EXPECT_EQ(first.Wait(), kFine);
     EXPECT_EQ(second.Wait(), kFine);
     Restart();
@@ -140,7 +142,7 @@ TEST_F(ProcessTest, ProcessesThatFindABadObjectAtOnceAllGoOn) {
     std::vector<std::unique_ptr<Child>> children;
     for (uint64_t i = 0; i < 4; ++i) {
       children.push_back(std::make_unique<Child>(
-          [&, i] { return FillAndCompare(kSize, kSeed + i); }));
+          [&, i] { return FillAndCompare(kSize, kProcessSeed + i); }));
     }
     for (auto& child : children) EXPECT_EQ(child->Wait(), kFine);
   }
@@ -215,12 +217,12 @@ INSTANTIATE_TEST_SUITE_P(AtEveryBoundary, KillTest,
 TEST_F(ProcessTest, AWriterThatDiesAnywhereLeavesNoWrongByte) {
   constexpr uint64_t kSize = 40 * kG + 17;
   constexpr int kRounds = 200;
-  std::mt19937_64 random(kSeed);
+  std::mt19937_64 random(kProcessSeed);
   uint64_t compared = 0;
   for (int round = 0; round < kRounds; ++round) {
     if (round % 4 == 0) std::filesystem::remove_all(ObjectFolder());
     Child writer([&, round] {
-      return FillAndCompare(kSize, kSeed + static_cast<uint64_t>(round));
+      return FillAndCompare(kSize, kProcessSeed + static_cast<uint64_t>(round));
     });
     Restart();
     OpenFile(kSize);
@@ -266,7 +268,7 @@ TEST_F(ProcessTest, ReadersNeverSeeHolesWhileAnEvictorRuns) {
       if (!cache.has_value()) return kNoCache;
       auto file = (*cache)->OpenObject(kEndpoint, Sha256Id(), kSize);
       if (!file.has_value()) return kNoObject;
-      std::mt19937_64 random(kSeed + i);
+      std::mt19937_64 random(kProcessSeed + i);
       const uint64_t granules = kSize / kG;
       uint64_t compared = 0;
       for (int n = 0; n < 3000; ++n) {

@@ -6,15 +6,14 @@
 
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kG = kGranuleSize;
 // Three granules, the last one short.
-constexpr uint64_t kSmall = 2 * kG + 1000;
 
 TEST_F(ObjectCacheTest, GivesBackWhatWasPut) {
   OpenFile(kSmall);

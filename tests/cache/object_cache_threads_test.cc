@@ -7,26 +7,26 @@
 
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 2 * kSlabSize + 3 * kG + 77;
-constexpr uint64_t kSlabs = 3;
-constexpr uint64_t kSeed = 20240612;
+constexpr uint64_t kThreeSlabs = 2 * kSlabSize + 3 * kG + 77;
+constexpr uint64_t kThreeSlabsCount = 3;
+constexpr uint64_t kThreadsSeed = 20240612;
 
 TEST_F(ObjectCacheTest, ThreadsShareOneObject) {
-  std::printf("seed %lu\n", kSeed);
-  constexpr uint64_t kThreads = 6;
-  OpenFile(kSize);
+  std::printf("seed %lu\n", kThreadsSeed);
+  constexpr uint64_t kSharers = 6;
+  OpenFile(kThreeSlabs);
   std::atomic<uint64_t> compared = 0;
   std::atomic<bool> stop = false;
   {
     std::vector<std::jthread> threads;
-    for (uint64_t t = 0; t < kThreads; ++t) {
+    for (uint64_t t = 0; t < kSharers; ++t) {
       threads.emplace_back([&, t] {
-        std::mt19937_64 random(kSeed + t);
+        std::mt19937_64 random(kThreadsSeed + t);
         for (int n = 0; n < 1500; ++n) {
           const uint64_t g = 505 + random() % 12;
           const uint64_t offset = g * kG + random() % kG;
@@ -46,7 +46,7 @@ TEST_F(ObjectCacheTest, ThreadsShareOneObject) {
     }
     std::jthread evictor([&] {
       TestEvictor evict(folder(), ObjectPath(kEndpoint, Sha256Id()).value());
-      for (uint64_t slab = 0; !stop; slab = (slab + 1) % kSlabs) {
+      for (uint64_t slab = 0; !stop; slab = (slab + 1) % kThreeSlabsCount) {
         evict.Evict(slab);
         std::this_thread::yield();
       }

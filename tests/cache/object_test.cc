@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {

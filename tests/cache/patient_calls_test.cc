@@ -7,6 +7,7 @@
 
 #include "cache/inline_stays.h"
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {

@@ -25,11 +25,11 @@
 #include "tests/cache/cache_fixture.h"
 #include "tests/support/fake_origin.h"
 #include "tests/support/sanitized.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kG = kGranuleSize;
 constexpr uint64_t kLimit = uint64_t{6} << 20;  // bytes of the cache folder
 constexpr size_t kDaemons = 2;
 constexpr size_t kReaders = 2;

@@ -13,6 +13,7 @@
 #include "cache/content_hash.h"
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -20,8 +21,7 @@ namespace {
 using std::chrono::milliseconds;
 using testing::HasSubstr;
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 20 * kG + 77;
+constexpr uint64_t kStrictSize = 20 * kG + 77;
 constexpr milliseconds kLong{30'000};
 
 // What a Fetcher's object does, one granule at a time.
@@ -105,10 +105,11 @@ class StrictObjectTest : public ObjectCacheTest {
   void SetUp() override {
     ObjectCacheTest::SetUp();
     disk_.skip_mapping_sync = true;
-    ContentHash hash(ContentId::Kind::kSha256, kSize);
-    hash.Add(Pattern(0, kSize));
-    info_ = {"model.bin", kSize, {ContentId::Kind::kSha256, hash.Finish()}};
-    OpenFile(kSize, info_.id);
+    ContentHash hash(ContentId::Kind::kSha256, kStrictSize);
+    hash.Add(Pattern(0, kStrictSize));
+    info_ = {
+        "model.bin", kStrictSize, {ContentId::Kind::kSha256, hash.Finish()}};
+    OpenFile(kStrictSize, info_.id);
     timers_.emplace("wfs-timer");
     pool_.emplace("wfs-pool", 2);
     verifier_.emplace();
@@ -201,7 +202,7 @@ TEST_F(StrictObjectTest, AReadGoesOnWithTheFileOpenedAnew) {
   Wrap(Fetches(9));
   Reading read(*object_, kG, 10, kLong);
   while (file_->IsWhole()) std::this_thread::yield();
-  OpenFile(kSize, info_.id);
+  OpenFile(kStrictSize, info_.id);
   auto inner = std::make_shared<FakeObject>(info_, Fetches());
   verifier_->Watch(info_, file_);
   EXPECT_FALSE(read.ended());
@@ -269,7 +270,7 @@ TEST_F(StrictObjectTest, ACacheThatKeepsNothingIsTold) {
 }
 
 TEST_F(StrictObjectTest, AFileThatTheCacheCannotHoldIsRefusedAtOnce) {
-  Restrict(kSize - 1);
+  Restrict(kStrictSize - 1);
   Wrap(Fetches());
   Reading read(*object_, 0, 10, kLong);
   EXPECT_THAT(read.Wait(), HasCode(Code::kNoSpace));

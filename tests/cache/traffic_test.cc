@@ -3,6 +3,7 @@
 #include "cache/traffic.h"
 
 #include "tests/cache/fetcher_fixture.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -11,8 +12,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-constexpr uint64_t kMiB = 1 << 20;
 
 // A clock and a counter of bytes for a Concurrency.
 class ConcurrencyTest : public ::testing::Test {

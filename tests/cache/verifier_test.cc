@@ -10,22 +10,23 @@
 #include "formats/base/clock.h"
 #include "tests/cache/cache_fixture.h"
 #include "tests/cache/test_evictor.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kG = kGranuleSize;
-constexpr uint64_t kSize = 20 * kG + 77;
+constexpr uint64_t kVerifiedSize = 20 * kG + 77;
 
 class VerifierTest : public ObjectCacheTest {
  protected:
   void SetUp() override {
     ObjectCacheTest::SetUp();
-    ContentHash hash(ContentId::Kind::kSha256, kSize);
-    hash.Add(Pattern(0, kSize));
-    info_ = {
-        "model.safetensors", kSize, {ContentId::Kind::kSha256, hash.Finish()}};
-    OpenFile(kSize, info_.id);
+    ContentHash hash(ContentId::Kind::kSha256, kVerifiedSize);
+    hash.Add(Pattern(0, kVerifiedSize));
+    info_ = {"model.safetensors",
+             kVerifiedSize,
+             {ContentId::Kind::kSha256, hash.Finish()}};
+    OpenFile(kVerifiedSize, info_.id);
     verifier_.SetOnWrong([this](const FileInfo& file) {
       MutexLock lock(mutex_);
       wrong_.push_back(file.path);
@@ -81,7 +82,7 @@ TEST_F(VerifierTest, FollowsAFileAsItComesAndReadsItOnce) {
   // The last ones first: the frontier waits.
   for (uint64_t g = 20; g >= 10; --g) ASSERT_OK(PutPattern(*file_, g));
   EXPECT_TRUE(BecomesVerified());
-  EXPECT_EQ(verifier_.stats().hashed_bytes, kSize);
+  EXPECT_EQ(verifier_.stats().hashed_bytes, kVerifiedSize);
   EXPECT_EQ(verifier_.stats().verified, 1);
 }
 
@@ -97,7 +98,7 @@ TEST_F(VerifierTest, SealsWhatIsAskedForWithOneHash) {
   PutAll(*file_);
   ASSERT_TRUE(BecomesSealed());
   EXPECT_TRUE(file_->verified());
-  EXPECT_EQ(verifier_.stats().hashed_bytes, kSize);
+  EXPECT_EQ(verifier_.stats().hashed_bytes, kVerifiedSize);
   EXPECT_OK(file_->ShareSealed());
 }
 
@@ -108,7 +109,7 @@ TEST_F(VerifierTest, HashesAVerifiedFileAgainToSealIt) {
   EXPECT_THAT(file_->ShareSealed(), HasCode(Code::kStale)) << "nobody asked";
   verifier_.WatchToSeal(info_, file_);
   ASSERT_TRUE(BecomesSealed());
-  EXPECT_EQ(verifier_.stats().hashed_bytes, 2 * kSize);
+  EXPECT_EQ(verifier_.stats().hashed_bytes, 2 * kVerifiedSize);
   EXPECT_EQ(verifier_.stats().verified, 1);
   EXPECT_OK(file_->ShareSealed());
 }
@@ -147,7 +148,7 @@ TEST_F(VerifierTest, BytesThatWereLostAreHashedAgain) {
   while (!evictor.Evict(0)) std::this_thread::yield();
   PutAll(*file_);
   EXPECT_TRUE(BecomesVerified());
-  EXPECT_GE(verifier_.stats().hashed_bytes, kSize + 10 * kG);
+  EXPECT_GE(verifier_.stats().hashed_bytes, kVerifiedSize + 10 * kG);
 }
 
 TEST_F(VerifierTest, KeepsNothingOpenAndStopsAtOnce) {

@@ -22,14 +22,14 @@ using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
-Result<TensorIndex> Parse(std::string_view file) {
+Result<TensorIndex> Read(std::string_view file) {
   MemorySource source("dir/model.safetensors", ToBytes(file));
   return ReadSafetensors(source);
 }
 
 Result<TensorIndex> ParseHeader(std::string_view header,
                                 std::string_view data = "") {
-  return Parse(SafetensorsBytes(header, data));
+  return Read(SafetensorsBytes(header, data));
 }
 
 // A header of one entry "a" of four bytes, with `fields` in it.
@@ -88,7 +88,7 @@ TEST(SafetensorsTest, ReadsEveryDType) {
 TEST(SafetensorsTest, ReadsTheReferenceWritersFile) {
   const std::string folder = WEIGHTFS_TEST_DATA "/formats/";
   const std::string file = ReadFileOrDie(folder + "reference.safetensors");
-  auto index = Parse(file);
+  auto index = Read(file);
   ASSERT_OK(index);
   EXPECT_THAT(index->metadata(),
               ElementsAre(Pair("", "empty key"), Pair("format", "pt")));
@@ -165,7 +165,7 @@ class SafetensorsMalformationTest
     : public ::testing::TestWithParam<Malformation> {};
 
 TEST_P(SafetensorsMalformationTest, IsRefused) {
-  const auto index = Parse(GetParam().file);
+  const auto index = Read(GetParam().file);
   EXPECT_THAT(index, HasCode(GetParam().code));
   EXPECT_THAT(index, HasMessage(AllOf(StartsWith("dir/model.safetensors: "),
                                       HasSubstr(GetParam().message))));
@@ -367,10 +367,10 @@ TEST(SafetensorsTest, TruncationAtEveryLengthIsRefused) {
   const std::string file =
       ReadFileOrDie(WEIGHTFS_TEST_DATA "/formats/reference.safetensors");
   for (size_t length = 0; length < file.size(); ++length) {
-    ASSERT_THAT(Parse(file.substr(0, length)), HasCode(Code::kCorrupt))
+    ASSERT_THAT(Read(file.substr(0, length)), HasCode(Code::kCorrupt))
         << length;
   }
-  EXPECT_THAT(Parse(file + "x"), HasCode(Code::kCorrupt));
+  EXPECT_THAT(Read(file + "x"), HasCode(Code::kCorrupt));
 }
 
 TEST(SafetensorsTest, ErrorsNameTheHeaderByte) {
@@ -434,7 +434,7 @@ TEST(SafetensorsLimitsTest, DimensionsAreCounted) {
   const auto shape = [](uint64_t rank) {
     std::string ones = "1";
     for (uint64_t i = 1; i < rank; ++i) ones += ",1";
-    return Parse(SafetensorsBytes(
+    return Read(SafetensorsBytes(
         fmt::format(
             R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,1]}}}})",
             ones),

@@ -7,6 +7,7 @@
 
 #include "cache/object_cache.h"
 #include "tests/support/matchers.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -14,16 +15,15 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr uint64_t kMiB = 1 << 20;
-constexpr uint64_t kHeader = 4096;
+constexpr uint64_t kHeaderSize = 4096;
 constexpr uint64_t kTensor = 8 * kMiB;
 constexpr uint32_t kTensors = 64;
 // Files 0 and 1 have tensors, one after the other behind a header; 2 has no
 // index; 3 is small.
-constexpr uint64_t kShard = kHeader + kTensors * kTensor;
+constexpr uint64_t kShard = kHeaderSize + kTensors * kTensor;
 constexpr uint64_t kPlain = 100 * kMiB;
 
-uint64_t OffsetOf(uint32_t tensor) { return kHeader + tensor * kTensor; }
+uint64_t OffsetOf(uint32_t tensor) { return kHeaderSize + tensor * kTensor; }
 FileRun Tensor(uint32_t file, uint32_t tensor) {
   return {file, OffsetOf(tensor), kTensor};
 }
@@ -38,9 +38,9 @@ class LearnedOrderTest : public ::testing::Test {
   }
   static ByteRange ExtentAt(uint32_t file, uint64_t offset) {
     if (file > 1) return {0, Files()[file].size};
-    if (offset < kHeader) return {0, offset};
-    const uint64_t tensor = (offset - kHeader) / kTensor;
-    return {kHeader + tensor * kTensor, kTensor};
+    if (offset < kHeaderSize) return {0, offset};
+    const uint64_t tensor = (offset - kHeaderSize) / kTensor;
+    return {kHeaderSize + tensor * kTensor, kTensor};
   }
 
   std::vector<FileRun> Read(uint32_t file, uint64_t offset,
@@ -146,7 +146,7 @@ TEST_F(LearnedOrderTest, TheRecordIsBounded) {
 TEST_F(LearnedOrderTest, SizesThatNobodyHasAreNotFollowed) {
   LearnedOrder order({{"a", uint64_t{INT64_MAX}, {}}, {"b", kShard, {}}});
   order.OnRead(0, {uint64_t{1} << 60, 4096}, {0, uint64_t{INT64_MAX}});
-  order.OnRead(1, {kHeader, 4096}, {kHeader, kTensor});
+  order.OnRead(1, {kHeaderSize, 4096}, {kHeaderSize, kTensor});
   order.OnRead(2, {0, 4096}, {0, 4096});
   EXPECT_EQ(order.touches(), 1u);
 }

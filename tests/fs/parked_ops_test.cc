@@ -5,6 +5,7 @@
 
 #include "fs/readahead.h"
 #include "tests/support/matchers.h"
+#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -142,8 +143,6 @@ TEST_F(ParkedOpsTest, RacingAnswersAnswerOnce) {
     ASSERT_EQ(answers, 1) << "round " << round;
   }
 }
-
-constexpr uint64_t kMiB = 1 << 20;
 
 TEST(ReadaheadTest, TheFirstReadOfAStreamFetchesNothingMore) {
   Readahead readahead;

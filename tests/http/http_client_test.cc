@@ -9,6 +9,7 @@
 #include <limits>
 #include <set>
 
+#include "tests/http/http_fixture.h"
 #include "tests/http/raw_server.h"
 #include "tests/support/matchers.h"
 
@@ -22,27 +23,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 constexpr uint64_t kNoLimit = std::numeric_limits<uint64_t>::max();
-
-std::unique_ptr<HttpClient> MakeClient(size_t connections = 16) {
-  auto client = HttpClient::Create({"weightfs-test", connections});
-  EXPECT_OK(client);
-  return std::move(client).value();
-}
-
-HttpRequest Get(std::string url) {
-  HttpRequest request;
-  request.url = std::move(url);
-  request.connect_timeout = milliseconds(20'000);
-  request.stall_timeout = milliseconds(20'000);
-  return request;
-}
-
-// Answers every request of every connection alike.
-RawServer::Script Always(std::string answer) {
-  return [answer = std::move(answer)](RawConnection& connection) {
-    while (!connection.ReadHead().empty()) connection.Send(answer);
-  };
-}
 
 // Answers once and closes.
 RawServer::Script Once(std::string answer) {

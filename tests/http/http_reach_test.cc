@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "cache/http/http_client.h"
+#include "tests/http/http_fixture.h"
 #include "tests/http/raw_server.h"
 #include "tests/support/matchers.h"
 
@@ -21,24 +22,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-std::unique_ptr<HttpClient> MakeClient() {
-  auto client = HttpClient::Create({"weightfs-test", 16});
-  EXPECT_OK(client);
-  return std::move(client).value();
-}
-
-HttpRequest Get(std::string url) {
-  HttpRequest request;
-  request.url = std::move(url);
-  return request;
-}
-
-RawServer::Script Always(std::string answer) {
-  return [answer = std::move(answer)](RawConnection& connection) {
-    while (!connection.ReadHead().empty()) connection.Send(answer);
-  };
-}
 
 TEST(HttpReachTest, APublicReachEndsAtTheConnection) {
   RawServer server(Always("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));

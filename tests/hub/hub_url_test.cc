@@ -156,29 +156,29 @@ TEST(HubRedirectsTest, APublicServerDoesNotLeadIntoThisNetwork) {
   }
 }
 
-const std::string kSha1(40, 'a');
-const std::string kSha256(64, 'b');
+const std::string kGitId(40, 'a');
+const std::string kLfsId(64, 'b');
 
-FileInfo Plain() { return {"p", 100, {ContentId::Kind::kGit, kSha1}}; }
-FileInfo Lfs() { return {"l", 100, {ContentId::Kind::kSha256, kSha256}}; }
+FileInfo Plain() { return {"p", 100, {ContentId::Kind::kGit, kGitId}}; }
+FileInfo Lfs() { return {"l", 100, {ContentId::Kind::kSha256, kLfsId}}; }
 
 TEST(HubChecksTest, MetadataMustBeTheListings) {
   const auto check = [](const FileInfo& file, std::string name,
                         std::string value) {
     return CheckHubMetadata(
-        HttpResponse{200, {{std::move(name), std::move(value)}}}, kSha1, file);
+        HttpResponse{200, {{std::move(name), std::move(value)}}}, kGitId, file);
   };
-  EXPECT_OK(check(Lfs(), "X-Repo-Commit", kSha1));
+  EXPECT_OK(check(Lfs(), "X-Repo-Commit", kGitId));
   EXPECT_THAT(check(Lfs(), "X-Repo-Commit", std::string(40, 'c')),
               HasCode(Code::kStale));
   EXPECT_OK(check(Lfs(), "X-Linked-Size", "100"));
   EXPECT_THAT(check(Lfs(), "X-Linked-Size", "101"), HasCode(Code::kStale));
   EXPECT_THAT(check(Lfs(), "X-Linked-Size", "many"), HasCode(Code::kStale));
-  EXPECT_OK(check(Lfs(), "X-Linked-Etag", "\"" + kSha256 + "\""));
+  EXPECT_OK(check(Lfs(), "X-Linked-Etag", "\"" + kLfsId + "\""));
   EXPECT_THAT(check(Lfs(), "X-Linked-Etag", std::string(64, 'c')),
               HasCode(Code::kStale));
-  EXPECT_THAT(check(Lfs(), "X-Linked-Etag", kSha1), HasCode(Code::kStale));
-  EXPECT_OK(check(Plain(), "ETag", "W/\"" + kSha1 + "\""));
+  EXPECT_THAT(check(Lfs(), "X-Linked-Etag", kGitId), HasCode(Code::kStale));
+  EXPECT_OK(check(Plain(), "ETag", "W/\"" + kGitId + "\""));
   EXPECT_THAT(check(Plain(), "ETag", std::string(40, 'c')),
               HasCode(Code::kStale));
   // Not ids: a multipart ETag, an MD5, a git id where a SHA-256 is listed.

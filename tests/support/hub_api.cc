@@ -13,12 +13,13 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/hub_files.h"
 #include "tests/support/hub_state.h"
+#include "tests/support/hub_text.h"
 
 namespace weightfs {
 namespace {
 
 using Json = nlohmann::json;
-using Kind = HubTarget::Kind;
+using TargetKind = HubTarget::Kind;
 
 constexpr std::string_view kModified = "2024-05-01T12:00:00.000Z";
 
@@ -45,24 +46,10 @@ HubReply JsonReply(const Json& json) {
   return reply;
 }
 
-void Put(HubReply& reply, std::string name, std::string value) {
-  reply.headers.emplace_back(std::move(name), std::move(value));
-}
-
-std::string Quoted(const std::string& text) { return "\"" + text + "\""; }
-
 std::string BearerToken(const TestHubRequest& request) {
   constexpr std::string_view kScheme = "Bearer ";
   const std::string& header = request.authorization;
   return header.starts_with(kScheme) ? header.substr(kScheme.size()) : header;
-}
-
-std::optional<uint64_t> Number(std::string_view text) {
-  uint64_t value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || rest != end) return std::nullopt;
-  return value;
 }
 
 // --- the CDN ---
@@ -86,8 +73,10 @@ HubReply AnswerCdn(const TestHub::State& hub, const TestHubRequest& request,
   if (request.method != "GET" && request.method != "HEAD") {
     return refuse(405, "MethodNotAllowed", "GET and HEAD only");
   }
-  if (target.kind == Kind::kFiles) return AnswerHubFiles(hub, request, target);
-  if (target.kind != Kind::kCdn) return refuse(404, "NoSuchKey", "no such key");
+  if (target.kind == TargetKind::kFiles)
+    return AnswerHubFiles(hub, request, target);
+  if (target.kind != TargetKind::kCdn)
+    return refuse(404, "NoSuchKey", "no such key");
   if (!hub.SignatureHolds(request.path, request.query)) {
     return refuse(403, "AccessDenied", "Request has expired or is not signed");
   }
@@ -97,8 +86,8 @@ HubReply AnswerCdn(const TestHub::State& hub, const TestHubRequest& request,
       request.path.substr(parent + 1, folder - parent - 1), target.path);
   if (!entry) return refuse(404, "NoSuchKey", "no such key");
   reply = HubBytes(request, entry->content, target.path);
-  Put(reply, "Content-Type", "application/octet-stream");
-  Put(reply, "Cache-Control", "public, max-age=31536000");
+  PutHubHeader(reply, "Content-Type", "application/octet-stream");
+  PutHubHeader(reply, "Cache-Control", "public, max-age=31536000");
   return reply;
 }
 
@@ -210,7 +199,7 @@ HubReply EntryMissing(const HubTarget& target, const HubCommit& commit) {
   HubReply reply =
       HubJsonError(404, "EntryNotFound",
                    target.path + " does not exist on \"" + target.rev + "\"");
-  Put(reply, "X-Repo-Commit", commit.id);
+  PutHubHeader(reply, "X-Repo-Commit", commit.id);
   return reply;
 }
 
@@ -226,7 +215,7 @@ HubReply AnswerTree(const TestHub::State& hub, const TestHubRequest& request,
   const bool expand = IsTrue(request.query, "expand");
   uint64_t limit = settings.tree_page_size;
   if (const auto asked = QueryValue(request.query, "limit")) {
-    const auto number = Number(*asked);
+    const auto number = HubNumber(*asked);
     if (!number || *number == 0) {
       return HubJsonError(400, "", "\"limit\" must be a positive number");
     }
@@ -234,7 +223,7 @@ HubReply AnswerTree(const TestHub::State& hub, const TestHubRequest& request,
   }
   uint64_t start = 0;
   if (const auto cursor = QueryValue(request.query, "cursor")) {
-    const auto number = Number(*cursor);
+    const auto number = HubNumber(*cursor);
     if (!number) return HubJsonError(400, "", "bad cursor");
     start = std::min<uint64_t>(*number, listed.size());
   }
@@ -248,7 +237,7 @@ HubReply AnswerTree(const TestHub::State& hub, const TestHubRequest& request,
             : EntryJson(path, *file, settings.tree_has_pointer_size, expand));
   }
   HubReply reply = JsonReply(page);
-  Put(reply, "X-Repo-Commit", commit.id);
+  PutHubHeader(reply, "X-Repo-Commit", commit.id);
   if (end < listed.size()) {
     const std::string& origin = settings.next_page_origin;
     std::string next = (origin.empty() ? hub.url() : origin) + request.path;
@@ -257,7 +246,7 @@ HubReply AnswerTree(const TestHub::State& hub, const TestHubRequest& request,
     next += std::string("&expand=") + (expand ? "true" : "false");
     next += "&limit=" + std::to_string(limit);
     next += "&cursor=" + std::to_string(end);
-    Put(reply, "Link", "<" + next + ">; rel=\"next\"");
+    PutHubHeader(reply, "Link", "<" + next + ">; rel=\"next\"");
   }
   return reply;
 }
@@ -292,7 +281,7 @@ HubReply AnswerPathsInfo(const TestHubRequest& request, const HubTarget& target,
     }
   }
   HubReply reply = JsonReply(entries);
-  Put(reply, "X-Repo-Commit", found.commit->id);
+  PutHubHeader(reply, "X-Repo-Commit", found.commit->id);
   (void)target;
   return reply;
 }
@@ -340,23 +329,24 @@ HubReply AnswerResolve(const TestHub::State& hub, const TestHubRequest& request,
   if (entry.lfs) {
     reply.status = 302;
     SetHubBody(reply, "Found. Redirecting to the CDN", "text/plain");
-    Put(reply, "Location", hub.SignedUrl(target.repo, entry, target.path));
-    Put(reply, "X-Linked-Size", std::to_string(entry.content->size()));
-    Put(reply, "X-Linked-Etag", Quoted(entry.content->Sha256()));
-    Put(reply, "Accept-Ranges", "bytes");
+    PutHubHeader(reply, "Location",
+                 hub.SignedUrl(target.repo, entry, target.path));
+    PutHubHeader(reply, "X-Linked-Size", std::to_string(entry.content->size()));
+    PutHubHeader(reply, "X-Linked-Etag", HubQuoted(entry.content->Sha256()));
+    PutHubHeader(reply, "Accept-Ranges", "bytes");
   } else {
-    const std::string etag = Quoted(entry.content->GitBlobSha1());
+    const std::string etag = HubQuoted(entry.content->GitBlobSha1());
     reply.status = 307;
     SetHubBody(reply, "Temporary Redirect", "text/plain");
-    Put(reply, "Location",
-        "/api/resolve-cache/" + ApiType(target.repo) + "/" +
-            BareId(target.repo) + "/" + commit.id + "/" +
-            PercentEncode(target.path, "/") + "?" +
-            PercentEncode(request.path, "") +
-            "=&etag=" + PercentEncode(etag, ""));
+    PutHubHeader(reply, "Location",
+                 "/api/resolve-cache/" + ApiType(target.repo) + "/" +
+                     BareId(target.repo) + "/" + commit.id + "/" +
+                     PercentEncode(target.path, "/") + "?" +
+                     PercentEncode(request.path, "") +
+                     "=&etag=" + PercentEncode(etag, ""));
   }
-  Put(reply, "X-Repo-Commit", commit.id);
-  Put(reply, "Vary", "Origin");
+  PutHubHeader(reply, "X-Repo-Commit", commit.id);
+  PutHubHeader(reply, "Vary", "Origin");
   return reply;
 }
 
@@ -367,12 +357,12 @@ HubReply AnswerResolveCache(const TestHub::State& hub,
   const auto file = commit.files.find(target.path);
   if (file == commit.files.end()) return EntryMissing(target, commit);
   const std::string etag = file->second.content->GitBlobSha1();
-  if (QueryValue(request.query, "etag") != Quoted(etag)) {
+  if (QueryValue(request.query, "etag") != HubQuoted(etag)) {
     return HubJsonError(400, "", "the redirect's query was not kept");
   }
   HubReply reply = HubBytes(request, file->second.content, etag);
-  Put(reply, "Content-Type", "text/plain; charset=utf-8");
-  Put(reply, "X-Repo-Commit", commit.id);
+  PutHubHeader(reply, "Content-Type", "text/plain; charset=utf-8");
+  PutHubHeader(reply, "X-Repo-Commit", commit.id);
   reply.hide_length =
       request.method == "HEAD" && hub.settings().head_without_size;
   return reply;
@@ -387,8 +377,8 @@ HubReply RepoMissing(bool with_token) {
   // The Hub does not tell strangers whether a private repo exists.
   HubReply reply =
       HubJsonError(401, "RepoNotFound", "Invalid username or password.");
-  Put(reply, "WWW-Authenticate",
-      "Bearer realm=\"Authentication required\", charset=\"UTF-8\"");
+  PutHubHeader(reply, "WWW-Authenticate",
+               "Bearer realm=\"Authentication required\", charset=\"UTF-8\"");
   return reply;
 }
 
@@ -402,8 +392,8 @@ std::optional<HubReply> CheckAccess(const HubRepo& repo,
   if (options.disabled) {
     return HubJsonError(403, "", "Access to this resource is disabled.");
   }
-  const bool bytes =
-      target.kind == Kind::kResolve || target.kind == Kind::kResolveCache;
+  const bool bytes = target.kind == TargetKind::kResolve ||
+                     target.kind == TargetKind::kResolveCache;
   if (options.gated && bytes && !reader) {
     const std::string id = BareId(target.repo);
     if (token.empty()) {
@@ -438,7 +428,7 @@ HubReply Moved(const TestHubRequest& request, const std::string& from,
   if (!request.query.empty()) url += "?" + request.query;
   HubReply reply;
   reply.status = 307;
-  Put(reply, "Location", std::move(url));
+  PutHubHeader(reply, "Location", std::move(url));
   return reply;
 }
 
@@ -454,27 +444,27 @@ HubReply AnswerRepo(const TestHub::State& hub, const TestHubRequest& request,
   if (auto refused = CheckAccess(*repo, request, target)) {
     return std::move(*refused);
   }
-  if (target.kind == Kind::kRefs) return AnswerRefs(*repo);
+  if (target.kind == TargetKind::kRefs) return AnswerRefs(*repo);
   const Found found = {*repo, FindCommit(*repo, target.rev)};
   if (found.commit == nullptr) {
     return HubJsonError(404, "RevisionNotFound",
                         "Invalid rev id: " + target.rev);
   }
   switch (target.kind) {
-    case Kind::kInfo:
+    case TargetKind::kInfo:
       return AnswerInfo(request, target, found);
-    case Kind::kTree:
+    case TargetKind::kTree:
       return AnswerTree(hub, request, target, found);
-    case Kind::kPathsInfo:
+    case TargetKind::kPathsInfo:
       return AnswerPathsInfo(request, target, found, body,
                              hub.settings().tree_has_pointer_size);
-    case Kind::kCommits:
+    case TargetKind::kCommits:
       return AnswerCommits(*found.commit);
-    case Kind::kXetToken:
+    case TargetKind::kXetToken:
       return AnswerXetToken(hub);
-    case Kind::kResolve:
+    case TargetKind::kResolve:
       return AnswerResolve(hub, request, target, found);
-    case Kind::kResolveCache:
+    case TargetKind::kResolveCache:
       return AnswerResolveCache(hub, request, target, found);
     default:
       return HubJsonError(404, "", "Sorry, we can't find the page");
@@ -487,15 +477,15 @@ void SetHubBody(HubReply& reply, std::string text, std::string type) {
   reply.body = MemoryContent(std::move(text));
   reply.offset = 0;
   reply.length = reply.body->size();
-  Put(reply, "Content-Type", std::move(type));
+  PutHubHeader(reply, "Content-Type", std::move(type));
 }
 
 HubReply HubJsonError(int status, const std::string& code,
                       const std::string& message) {
   HubReply reply = JsonReply({{"error", message}});
   reply.status = status;
-  if (!code.empty()) Put(reply, "X-Error-Code", code);
-  Put(reply, "X-Error-Message", message);
+  if (!code.empty()) PutHubHeader(reply, "X-Error-Code", code);
+  PutHubHeader(reply, "X-Error-Message", message);
   return reply;
 }
 
@@ -509,19 +499,19 @@ HubReply BuildHubReply(TestHub::State& hub, const TestHubRequest& request,
     return HubJsonError(401, "", "Invalid credentials in Authorization header");
   }
   if (request.method != "GET" && request.method != "HEAD" &&
-      target.kind != Kind::kPathsInfo) {
+      target.kind != TargetKind::kPathsInfo) {
     return HubJsonError(405, "", "GET and HEAD only");
   }
   switch (target.kind) {
-    case Kind::kHarnesses:
+    case TargetKind::kHarnesses:
       return JsonReply(Json::object());
-    case Kind::kWhoami:
+    case TargetKind::kWhoami:
       if (token.empty()) return RepoMissing(false);
       return JsonReply({{"type", "user"}, {"name", "test-user"}});
-    case Kind::kUnknown:
-    case Kind::kControl:
-    case Kind::kCdn:
-    case Kind::kFiles:
+    case TargetKind::kUnknown:
+    case TargetKind::kControl:
+    case TargetKind::kCdn:
+    case TargetKind::kFiles:
       return HubJsonError(404, "", "Sorry, we can't find the page");
     default:
       return AnswerRepo(hub, request, target, body);

@@ -15,7 +15,7 @@
 namespace weightfs {
 namespace {
 
-using Kind = TestHubFault::Kind;
+using FaultKind = TestHubFault::Kind;
 
 bool SameName(std::string_view a, std::string_view b) {
   return a.size() == b.size() &&
@@ -173,62 +173,62 @@ void RedirectTo(const TestHubFault& fault, const TestHubRequest& request,
 void ApplyHubFault(const TestHubFault& fault, const TestHubRequest& request,
                    HubReply& reply) {
   switch (fault.kind) {
-    case Kind::kStatus:
+    case FaultKind::kStatus:
       return Answer(fault, reply);
-    case Kind::kReset:
+    case FaultKind::kReset:
       reply.reset_at = fault.number;
       return;
-    case Kind::kClose:
+    case FaultKind::kClose:
       reply.close_at = fault.number;
       return;
-    case Kind::kHang:
+    case FaultKind::kHang:
       reply.hang_at = fault.number;
       return;
-    case Kind::kNoAnswer:
+    case FaultKind::kNoAnswer:
       reply.no_answer = true;
       return;
-    case Kind::kLongBody:
+    case FaultKind::kLongBody:
       reply.extra = fault.number;
       return;
-    case Kind::kOverrun:
+    case FaultKind::kOverrun:
       reply.overrun = fault.number;
       return;
-    case Kind::kRangeStart:
+    case FaultKind::kRangeStart:
       return ChangeRange(reply, fault.number, nullptr);
-    case Kind::kRangeTotal:
+    case FaultKind::kRangeTotal:
       return ChangeRange(reply, 0, &fault.number);
-    case Kind::kSetHeader:
+    case FaultKind::kSetHeader:
       return SetHeaders(fault, reply);
-    case Kind::kAddHeader:
+    case FaultKind::kAddHeader:
       reply.headers.emplace_back(fault.text, fault.value);
       return;
-    case Kind::kDropHeader:
+    case FaultKind::kDropHeader:
       return DropHeader(reply, fault.text);
-    case Kind::kTrickle:
+    case FaultKind::kTrickle:
       reply.trickle_bytes = std::max<uint64_t>(1, fault.number);
       reply.trickle_every = fault.delay;
       return;
-    case Kind::kDelay:
+    case FaultKind::kDelay:
       reply.delay += fault.delay;
       return;
-    case Kind::kRedirect:
+    case FaultKind::kRedirect:
       return RedirectTo(fault, request, reply);
-    case Kind::kGzip:
+    case FaultKind::kGzip:
       return Gzip(reply);
-    case Kind::kBody:
+    case FaultKind::kBody:
       reply.body = MemoryContent(fault.text);
       reply.offset = 0;
       reply.length = reply.body->size();
       return;
-    case Kind::kFlipBit:
+    case FaultKind::kFlipBit:
       reply.flips.push_back(fault.number);
       return;
-    case Kind::kOtherFile:
+    case FaultKind::kOtherFile:
       return BecomeOtherFile(reply);
-    case Kind::kRaw:
+    case FaultKind::kRaw:
       return SendRawInstead(fault, reply);
-    case Kind::kIgnoreRange:  // done before the answer was made
-    case Kind::kRunCallback:
+    case FaultKind::kIgnoreRange:  // done before the answer was made
+    case FaultKind::kRunCallback:
       return;
   }
 }

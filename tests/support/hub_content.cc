@@ -14,23 +14,13 @@
 #include <utility>
 
 #include "formats/base/unique_fd.h"
+#include "tests/support/hub_text.h"
 
 namespace weightfs {
 namespace {
 
 constexpr uint64_t kHashBlock = uint64_t{1} << 20;
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
-
-std::string Hex(std::span<const unsigned char> bytes) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  hex.reserve(bytes.size() * 2);
-  for (const unsigned char byte : bytes) {
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
-  return hex;
-}
 
 class Digest {
  public:
@@ -48,7 +38,7 @@ class Digest {
     std::array<unsigned char, EVP_MAX_MD_SIZE> out{};
     unsigned int size = 0;
     EVP_DigestFinal_ex(context_, out.data(), &size);
-    return Hex(std::span(out).first(size));
+    return HubHex(std::span(out).first(size));
   }
 
  private:

@@ -8,34 +8,34 @@
 namespace weightfs {
 namespace {
 
-using Kind = TestHubFault::Kind;
+using FaultKind = TestHubFault::Kind;
 
-constexpr std::array<std::pair<Kind, std::string_view>, 22> kNames = {{
-    {Kind::kStatus, "status"},
-    {Kind::kReset, "reset"},
-    {Kind::kClose, "close"},
-    {Kind::kHang, "hang"},
-    {Kind::kNoAnswer, "no_answer"},
-    {Kind::kLongBody, "long_body"},
-    {Kind::kOverrun, "overrun"},
-    {Kind::kRangeStart, "range_start"},
-    {Kind::kRangeTotal, "range_total"},
-    {Kind::kIgnoreRange, "ignore_range"},
-    {Kind::kSetHeader, "set_header"},
-    {Kind::kAddHeader, "add_header"},
-    {Kind::kDropHeader, "drop_header"},
-    {Kind::kTrickle, "trickle"},
-    {Kind::kDelay, "delay"},
-    {Kind::kRedirect, "redirect"},
-    {Kind::kGzip, "gzip"},
-    {Kind::kBody, "body"},
-    {Kind::kFlipBit, "flip_bit"},
-    {Kind::kOtherFile, "other_file"},
-    {Kind::kRaw, "raw"},
-    {Kind::kRunCallback, "callback"},
+constexpr std::array<std::pair<FaultKind, std::string_view>, 22> kNames = {{
+    {FaultKind::kStatus, "status"},
+    {FaultKind::kReset, "reset"},
+    {FaultKind::kClose, "close"},
+    {FaultKind::kHang, "hang"},
+    {FaultKind::kNoAnswer, "no_answer"},
+    {FaultKind::kLongBody, "long_body"},
+    {FaultKind::kOverrun, "overrun"},
+    {FaultKind::kRangeStart, "range_start"},
+    {FaultKind::kRangeTotal, "range_total"},
+    {FaultKind::kIgnoreRange, "ignore_range"},
+    {FaultKind::kSetHeader, "set_header"},
+    {FaultKind::kAddHeader, "add_header"},
+    {FaultKind::kDropHeader, "drop_header"},
+    {FaultKind::kTrickle, "trickle"},
+    {FaultKind::kDelay, "delay"},
+    {FaultKind::kRedirect, "redirect"},
+    {FaultKind::kGzip, "gzip"},
+    {FaultKind::kBody, "body"},
+    {FaultKind::kFlipBit, "flip_bit"},
+    {FaultKind::kOtherFile, "other_file"},
+    {FaultKind::kRaw, "raw"},
+    {FaultKind::kRunCallback, "callback"},
 }};
 
-TestHubFault Make(Kind kind, uint64_t number = 0, std::string text = "") {
+TestHubFault Make(FaultKind kind, uint64_t number = 0, std::string text = "") {
   TestHubFault fault;
   fault.kind = kind;
   fault.number = number;
@@ -67,7 +67,7 @@ bool TestHubFilter::Matches(const TestHubRequest& request) const {
 TestHubFault TestHubFault::Status(int status, TestHubHeaders headers,
                                   std::string body) {
   TestHubFault fault =
-      Make(Kind::kStatus, static_cast<uint64_t>(status), std::move(body));
+      Make(FaultKind::kStatus, static_cast<uint64_t>(status), std::move(body));
   fault.headers = std::move(headers);
   return fault;
 }
@@ -89,58 +89,60 @@ TestHubFault TestHubFault::RateLimited(int retry_after, bool ratelimit) {
 }
 
 TestHubFault TestHubFault::Reset(uint64_t after_bytes) {
-  return Make(Kind::kReset, after_bytes);
+  return Make(FaultKind::kReset, after_bytes);
 }
 TestHubFault TestHubFault::ShortBody(uint64_t after_bytes) {
-  return Make(Kind::kClose, after_bytes);
+  return Make(FaultKind::kClose, after_bytes);
 }
 TestHubFault TestHubFault::Hang(uint64_t after_bytes) {
-  return Make(Kind::kHang, after_bytes);
+  return Make(FaultKind::kHang, after_bytes);
 }
-TestHubFault TestHubFault::NoAnswer() { return Make(Kind::kNoAnswer); }
+TestHubFault TestHubFault::NoAnswer() { return Make(FaultKind::kNoAnswer); }
 TestHubFault TestHubFault::LongBody(uint64_t extra_bytes) {
-  return Make(Kind::kLongBody, extra_bytes);
+  return Make(FaultKind::kLongBody, extra_bytes);
 }
 TestHubFault TestHubFault::Overrun(uint64_t extra_bytes) {
-  return Make(Kind::kOverrun, extra_bytes);
+  return Make(FaultKind::kOverrun, extra_bytes);
 }
 TestHubFault TestHubFault::WrongRangeStart(uint64_t shift) {
-  return Make(Kind::kRangeStart, shift);
+  return Make(FaultKind::kRangeStart, shift);
 }
 TestHubFault TestHubFault::WrongRangeTotal(uint64_t total) {
-  return Make(Kind::kRangeTotal, total);
+  return Make(FaultKind::kRangeTotal, total);
 }
-TestHubFault TestHubFault::IgnoreRange() { return Make(Kind::kIgnoreRange); }
+TestHubFault TestHubFault::IgnoreRange() {
+  return Make(FaultKind::kIgnoreRange);
+}
 
 TestHubFault TestHubFault::SetHeader(std::string name, std::string value) {
-  TestHubFault fault = Make(Kind::kSetHeader, 0, std::move(name));
+  TestHubFault fault = Make(FaultKind::kSetHeader, 0, std::move(name));
   fault.value = std::move(value);
   return fault;
 }
 TestHubFault TestHubFault::DropHeader(std::string name) {
-  return Make(Kind::kDropHeader, 0, std::move(name));
+  return Make(FaultKind::kDropHeader, 0, std::move(name));
 }
 
 TestHubFault TestHubFault::WrongEtag(std::string etag) {
-  TestHubFault fault = Make(Kind::kSetHeader);
+  TestHubFault fault = Make(FaultKind::kSetHeader);
   fault.headers = {{"ETag", "\"" + etag + "\""},
                    {"X-Linked-Etag", "\"" + etag + "\""}};
   return fault;
 }
 TestHubFault TestHubFault::WrongLinkedSize(uint64_t size) {
-  TestHubFault fault = Make(Kind::kSetHeader);
+  TestHubFault fault = Make(FaultKind::kSetHeader);
   fault.headers = {{"X-Linked-Size", std::to_string(size)}};
   return fault;
 }
 
 TestHubFault TestHubFault::Trickle(uint64_t bytes,
                                    std::chrono::milliseconds every) {
-  TestHubFault fault = Make(Kind::kTrickle, bytes);
+  TestHubFault fault = Make(FaultKind::kTrickle, bytes);
   fault.delay = every;
   return fault;
 }
 TestHubFault TestHubFault::Delay(std::chrono::milliseconds delay) {
-  TestHubFault fault = Make(Kind::kDelay);
+  TestHubFault fault = Make(FaultKind::kDelay);
   fault.delay = delay;
   return fault;
 }
@@ -152,29 +154,32 @@ TestHubFault TestHubFault::RefuseSignature() {
                 "<Message>Access denied</Message></Error>")
       .AtCdn();
 }
-TestHubFault TestHubFault::RedirectLoop() { return Make(Kind::kRedirect, 302); }
-TestHubFault TestHubFault::Redirect(std::string url, int status) {
-  return Make(Kind::kRedirect, static_cast<uint64_t>(status), std::move(url));
+TestHubFault TestHubFault::RedirectLoop() {
+  return Make(FaultKind::kRedirect, 302);
 }
-TestHubFault TestHubFault::Gzip() { return Make(Kind::kGzip); }
+TestHubFault TestHubFault::Redirect(std::string url, int status) {
+  return Make(FaultKind::kRedirect, static_cast<uint64_t>(status),
+              std::move(url));
+}
+TestHubFault TestHubFault::Gzip() { return Make(FaultKind::kGzip); }
 TestHubFault TestHubFault::Body(std::string body) {
-  return Make(Kind::kBody, 0, std::move(body));
+  return Make(FaultKind::kBody, 0, std::move(body));
 }
 TestHubFault TestHubFault::FlipBit(uint64_t file_offset) {
-  return Make(Kind::kFlipBit, file_offset);
+  return Make(FaultKind::kFlipBit, file_offset);
 }
-TestHubFault TestHubFault::OtherFile() { return Make(Kind::kOtherFile); }
+TestHubFault TestHubFault::OtherFile() { return Make(FaultKind::kOtherFile); }
 TestHubFault TestHubFault::AddHeader(std::string name, std::string value) {
-  TestHubFault fault = Make(Kind::kAddHeader, 0, std::move(name));
+  TestHubFault fault = Make(FaultKind::kAddHeader, 0, std::move(name));
   fault.value = std::move(value);
   return fault;
 }
 TestHubFault TestHubFault::Raw(std::string bytes) {
-  return Make(Kind::kRaw, 0, std::move(bytes));
+  return Make(FaultKind::kRaw, 0, std::move(bytes));
 }
 TestHubFault TestHubFault::Call(
     std::function<void(const TestHubRequest&)> callback) {
-  TestHubFault fault = Make(Kind::kRunCallback);
+  TestHubFault fault = Make(FaultKind::kRunCallback);
   fault.callback = std::move(callback);
   return fault;
 }

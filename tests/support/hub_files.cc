@@ -1,28 +1,15 @@
 #include "tests/support/hub_files.h"
 
-#include <charconv>
 #include <cstdint>
 #include <optional>
 #include <set>
 #include <string_view>
 #include <utility>
 
+#include "tests/support/hub_text.h"
+
 namespace weightfs {
 namespace {
-
-void Put(HubReply& reply, std::string name, std::string value) {
-  reply.headers.emplace_back(std::move(name), std::move(value));
-}
-
-std::string Quoted(const std::string& text) { return "\"" + text + "\""; }
-
-std::optional<uint64_t> Number(std::string_view text) {
-  uint64_t value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || rest != end) return std::nullopt;
-  return value;
-}
 
 struct Range {
   uint64_t first = 0;
@@ -38,9 +25,9 @@ RangeKind ParseRange(std::string_view header, uint64_t size, Range& range) {
   header.remove_prefix(6);
   const size_t dash = header.find('-');
   if (dash == std::string_view::npos) return RangeKind::kWhole;
-  const auto first = Number(header.substr(0, dash));
+  const auto first = HubNumber(header.substr(0, dash));
   const std::string_view rest = header.substr(dash + 1);
-  const auto last = Number(rest);
+  const auto last = HubNumber(rest);
   if (dash == 0) {  // the last N bytes
     if (!last) return RangeKind::kWhole;
     if (*last == 0 || size == 0) return RangeKind::kUnsatisfiable;
@@ -85,14 +72,14 @@ HubReply Page(const std::set<std::string>& names) {
 HubReply HubBytes(const TestHubRequest& request,
                   const TestHubContentPtr& content, const std::string& etag) {
   HubReply reply;
-  Put(reply, "Accept-Ranges", "bytes");
-  Put(reply, "ETag", Quoted(etag));
-  if (request.Header("If-None-Match") == Quoted(etag)) {
+  PutHubHeader(reply, "Accept-Ranges", "bytes");
+  PutHubHeader(reply, "ETag", HubQuoted(etag));
+  if (request.Header("If-None-Match") == HubQuoted(etag)) {
     reply.status = 304;
     return reply;
   }
   const std::string if_range = request.Header("If-Range");
-  const bool ranged = if_range.empty() || if_range == Quoted(etag);
+  const bool ranged = if_range.empty() || if_range == HubQuoted(etag);
   Range range;
   const uint64_t size = content->size();
   switch (ParseRange(ranged ? request.range : "", size, range)) {
@@ -100,14 +87,14 @@ HubReply HubBytes(const TestHubRequest& request,
       break;
     case RangeKind::kPart:
       reply.status = 206;
-      Put(reply, "Content-Range",
-          "bytes " + std::to_string(range.first) + "-" +
-              std::to_string(range.first + range.length - 1) + "/" +
-              std::to_string(size));
+      PutHubHeader(reply, "Content-Range",
+                   "bytes " + std::to_string(range.first) + "-" +
+                       std::to_string(range.first + range.length - 1) + "/" +
+                       std::to_string(size));
       break;
     case RangeKind::kUnsatisfiable:
       reply.status = 416;
-      Put(reply, "Content-Range", "bytes */" + std::to_string(size));
+      PutHubHeader(reply, "Content-Range", "bytes */" + std::to_string(size));
       return reply;
   }
   reply.body = content;
@@ -134,8 +121,8 @@ HubReply AnswerHubFiles(const TestHub::State& hub,
   if (const auto file = files.find(target.path); file != files.end()) {
     const TestHubContentPtr& content = file->second.content;
     HubReply reply = HubBytes(request, content, content->Sha256());
-    Put(reply, "Content-Type", "application/octet-stream");
-    Put(reply, "Last-Modified", "Wed, 01 May 2024 12:00:00 GMT");
+    PutHubHeader(reply, "Content-Type", "application/octet-stream");
+    PutHubHeader(reply, "Last-Modified", "Wed, 01 May 2024 12:00:00 GMT");
     return reply;
   }
   const auto names = NamesBelow(*commit->second, target.path);

@@ -8,32 +8,24 @@
 #include <array>
 #include <ctime>
 
+#include "tests/support/hub_text.h"
+
 namespace weightfs {
 namespace {
 
 using std::chrono::milliseconds;
 
-std::string Hex(std::span<const unsigned char> bytes) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  for (const unsigned char byte : bytes) {
-    hex += kDigits[byte >> 4];
-    hex += kDigits[byte & 15];
-  }
-  return hex;
-}
-
 std::string DigestOf(const EVP_MD* kind, std::string_view text) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> out{};
   unsigned int size = 0;
   EVP_Digest(text.data(), text.size(), out.data(), &size, kind, nullptr);
-  return Hex(std::span(out).first(size));
+  return HubHex(std::span(out).first(size));
 }
 
 std::string RandomKey() {
   std::array<unsigned char, 32> bytes{};
   RAND_bytes(bytes.data(), static_cast<int>(bytes.size()));
-  return Hex(bytes);
+  return HubHex(bytes);
 }
 
 int64_t UnixMs() {
@@ -63,7 +55,7 @@ std::string HubHmac(std::string_view key, std::string_view text) {
   HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
        reinterpret_cast<const unsigned char*>(text.data()), text.size(),
        out.data(), &size);
-  return Hex(std::span(out).first(size));
+  return HubHex(std::span(out).first(size));
 }
 
 std::string HubSha256(std::string_view text) {

@@ -14,7 +14,7 @@
 namespace weightfs {
 namespace {
 
-using Kind = HubTarget::Kind;
+using TargetKind = HubTarget::Kind;
 
 std::vector<std::string_view> Split(std::string_view path) {
   std::vector<std::string_view> parts;
@@ -53,14 +53,15 @@ bool IsRepoType(std::string_view text) {
 
 struct Verb {
   std::string_view word;
-  Kind kind;
+  TargetKind kind;
 };
-constexpr std::array<Verb, 6> kVerbs = {{{"revision", Kind::kInfo},
-                                         {"tree", Kind::kTree},
-                                         {"paths-info", Kind::kPathsInfo},
-                                         {"refs", Kind::kRefs},
-                                         {"commits", Kind::kCommits},
-                                         {"xet-read-token", Kind::kXetToken}}};
+constexpr std::array<Verb, 6> kVerbs = {
+    {{"revision", TargetKind::kInfo},
+     {"tree", TargetKind::kTree},
+     {"paths-info", TargetKind::kPathsInfo},
+     {"refs", TargetKind::kRefs},
+     {"commits", TargetKind::kCommits},
+     {"xet-read-token", TargetKind::kXetToken}}};
 
 // parts: "api", type, id…, [verb, rev, path…]; an id has one part or two.
 HubTarget ParseApi(const std::vector<std::string_view>& parts) {
@@ -69,14 +70,14 @@ HubTarget ParseApi(const std::vector<std::string_view>& parts) {
   for (const size_t at : {size_t{3}, size_t{4}}) {
     if (at == parts.size()) {
       if (at == 3) continue;  // an id of one part, looked at below
-      target.kind = Kind::kInfo;
+      target.kind = TargetKind::kInfo;
       target.repo = Prefix(parts[1]) + Join(parts, 2, at);
       return target;
     }
     if (at > parts.size()) break;
     for (const auto& [word, kind] : kVerbs) {
       if (parts[at] != word) continue;
-      if (kind != Kind::kRefs && parts.size() < at + 2) continue;
+      if (kind != TargetKind::kRefs && parts.size() < at + 2) continue;
       target.kind = kind;
       target.repo = Prefix(parts[1]) + Join(parts, 2, at);
       if (parts.size() > at + 1) target.rev = PercentDecode(parts[at + 1]);
@@ -85,7 +86,7 @@ HubTarget ParseApi(const std::vector<std::string_view>& parts) {
     }
   }
   if (parts.size() == 3) {
-    target.kind = Kind::kInfo;
+    target.kind = TargetKind::kInfo;
     target.repo = Prefix(parts[1]) + Join(parts, 2, 3);
   }
   return target;
@@ -96,7 +97,7 @@ HubTarget ParseResolveCache(const std::vector<std::string_view>& parts) {
   HubTarget target;
   for (const size_t at : {size_t{4}, size_t{5}}) {
     if (parts.size() <= at + 1 || !IsCommitId(parts[at])) continue;
-    target.kind = Kind::kResolveCache;
+    target.kind = TargetKind::kResolveCache;
     target.repo = Prefix(parts[2]) + Join(parts, 3, at);
     target.rev = parts[at];
     target.path = Join(parts, at + 1, parts.size());
@@ -113,7 +114,7 @@ HubTarget ParseResolve(const std::vector<std::string_view>& parts) {
   const size_t first = typed ? 1 : 0;
   for (const size_t at : {first + 1, first + 2}) {
     if (parts.size() < at + 3 || parts[at] != "resolve") continue;
-    target.kind = Kind::kResolve;
+    target.kind = TargetKind::kResolve;
     target.repo = Join(parts, 0, at);
     target.rev = PercentDecode(parts[at + 1]);
     target.path = Join(parts, at + 2, parts.size());
@@ -186,10 +187,10 @@ HubTarget ParseHubTarget(TestHubListener listener, std::string_view path) {
   const auto parts = Split(path.substr(1));
   if (listener == TestHubListener::kCdn) {
     if (parts.size() == 5 && parts[0] == "repos") {
-      target.kind = Kind::kCdn;
+      target.kind = TargetKind::kCdn;
       target.path = parts[4];
     } else if (parts.size() >= 4 && parts[0] == "files") {
-      target.kind = Kind::kFiles;
+      target.kind = TargetKind::kFiles;
       target.repo = Join(parts, 1, 3);
       target.rev = PercentDecode(parts[3]);
       target.path = Join(parts, 4, parts.size());
@@ -197,11 +198,11 @@ HubTarget ParseHubTarget(TestHubListener listener, std::string_view path) {
     return target;
   }
   if (path == "/_control") {
-    target.kind = Kind::kControl;
+    target.kind = TargetKind::kControl;
   } else if (path == "/api/agent-harnesses") {
-    target.kind = Kind::kHarnesses;
+    target.kind = TargetKind::kHarnesses;
   } else if (path == "/api/whoami-v2") {
-    target.kind = Kind::kWhoami;
+    target.kind = TargetKind::kWhoami;
   } else if (parts.size() >= 3 && parts[0] == "api" &&
              parts[1] == "resolve-cache") {
     return ParseResolveCache(parts);

@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/support/sizes.h"
+
 namespace weightfs {
 namespace {
-
-constexpr uint64_t kMiB = 1 << 20;
 
 class MemoryBudgetTest : public ::testing::Test {
  protected:
