@@ -67,13 +67,17 @@ werror_for() {
   esac
 }
 
-# Sets the array flavour_options to CMake's options for a flavour.
+# Sets the array flavour_options to CMake's options for a flavour. clang's builds
+# compile ten sources as one, in a third of the time; g++ compiles each on its
+# own, which tells when one leans on what another includes.
 options_of() {
   flavour_options=(-DCMAKE_BUILD_TYPE=RelWithDebInfo
     -DWEIGHTFS_TEST_PREFIX="$1/")
   local libfuse=$weightfs_root/build/libfuse
   [[ ! -e $libfuse/lib/libfuse3.a ]] ||
     flavour_options+=(-DWEIGHTFS_LIBFUSE="$libfuse")
+  [[ $1 != clang-* ]] ||
+    flavour_options+=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=10)
   case $1 in
   gcc)
     flavour_options+=(-DCMAKE_C_COMPILER=gcc -DCMAKE_CXX_COMPILER=g++

@@ -5,7 +5,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 status=0
-output=$("$here/tidy.sh" "$here/planted.cc" "$1" \
+output=$("$here/tidy.sh" planted_tidy "$1" \
   --config-file="$here/../../.clang-tidy" 2>&1) || status=$?
 [[ $status != 77 ]] || { echo "$output"; exit 77; }
 if [[ $status == 0 ]]; then
