@@ -1,5 +1,5 @@
-// What the cache's tests share: a temporary cache folder, objects of known bytes,
-// child processes, and a check that no file descriptor is left over.
+// What the cache's tests share: a cache folder, objects of known bytes, child
+// processes, and a check that no file descriptor is left over.
 
 #ifndef WEIGHTFS_TESTS_CACHE_CACHE_FIXTURE_H_
 #define WEIGHTFS_TESTS_CACHE_CACHE_FIXTURE_H_
