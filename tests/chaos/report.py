@@ -6,11 +6,9 @@ import re
 
 from world import say
 
-# What a daemon at rest may have more than after the warm-up. Open files: the 64
-# connections that the HTTP client keeps for the next request, and two for each
-# of the model's 42 cached files that a reader came by; one that was started just
-# before the warm-up ended has neither yet. Threads are pools.
-ROOM = {"fds": 64 + 2 * 42, "threads": 4, "rss": 160 << 20}
+# What a daemon at rest may have more than after the warm-up. Connections of
+# the HTTP client are kept open for the next request; threads are pools.
+ROOM = {"fds": 64, "threads": 4, "rss": 160 << 20}
 
 SANITIZERS = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error:")
 

@@ -210,9 +210,15 @@ class Daemon:
                 "rss": int(fields["VmRSS"].split()[0]) << 10}
 
     def count_open_files(self):
-        """Only root may look for itself."""
+        """Without the cached files: which of them are open follows from what
+        was read last, not from how much. Only root may look for itself."""
         try:
-            return len(os.listdir(f"/proc/{self.pid}/fd"))
+            count = 0
+            for fd in os.listdir(f"/proc/{self.pid}/fd"):
+                with contextlib.suppress(FileNotFoundError):
+                    path = os.readlink(f"/proc/{self.pid}/fd/{fd}")
+                    count += "/objects/" not in path
+            return count
         except PermissionError:
             status = pathlib.Path(self.path, ".weightfs/status.json")
             return json.loads(status.read_text())["open_files"]
