@@ -9,6 +9,7 @@
 #include <random>
 
 #include "tests/cache/cache_fixture.h"
+#include "tests/cache/child_exit.h"
 #include "tests/cache/test_evictor.h"
 #include "tests/support/sizes.h"
 
@@ -24,9 +25,6 @@ std::vector<uint64_t> Shuffled(uint64_t count, uint64_t seed) {
   std::shuffle(order.begin(), order.end(), random);
   return order;
 }
-
-// In a child: an exit status that says where it went wrong.
-enum Exit { kFine = 0, kNoCache = 2, kNoObject, kNoPut, kWrongBytes, kTimeout };
 
 class ProcessTest : public ObjectCacheTest {
  protected:

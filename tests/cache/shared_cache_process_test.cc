@@ -23,6 +23,7 @@
 #include "cache/content_hash.h"
 #include "cache/fetcher.h"
 #include "tests/cache/cache_fixture.h"
+#include "tests/cache/child_exit.h"
 #include "tests/support/fake_origin.h"
 #include "tests/support/sanitized.h"
 #include "tests/support/sizes.h"
@@ -40,17 +41,6 @@ constexpr uint64_t kRounds = 200;
 #endif
 
 using Random = std::mt19937_64;
-
-// In a child: an exit status that says where it went wrong.
-enum Exit {
-  kFine = 0,
-  kNoCache = 2,
-  kNoObject,
-  kNoRead,
-  kWrongBytes,
-  kNoShare,
-  kNoMapping
-};
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
