@@ -236,8 +236,8 @@ void FetchCore::AwaitQuiet() {
   for (const auto& write : unwritten) {
     write->file->granules.erase(write->granule);
     if (write->claimed) claims_->Release(write->file, {write->granule, 1});
-    unwritten_bytes_ -= write->bytes->size;
-    stats_.bytes_not_kept += write->bytes->size;
+    unwritten_bytes_ -= write->bytes->size();
+    stats_.bytes_not_kept += write->bytes->size();
   }
 }
 

@@ -65,8 +65,8 @@ void FetchCore::RunDiskRead(const std::shared_ptr<DiskRead>& read) {
     const FetchFile& file = *op.file();
     const uint64_t begin = std::max(op.offset(), read->first * kGranuleSize);
     const uint64_t end = std::min(op.end(), file.GranuleEnd(read->last));
-    const GranuleBytes buffer(end - begin);
-    const std::span<std::byte> all(buffer.data.get(), buffer.size);
+    const ByteBuffer buffer(end - begin);
+    const std::span<std::byte> all = buffer.span();
     Result<> result = ReadPinned(*file.cache, begin, all);
     const bool by_granule = !result.has_value() &&
                             result.error().code() == Code::kStale &&
@@ -81,7 +81,7 @@ void FetchCore::RunDiskRead(const std::shared_ptr<DiskRead>& read) {
             ReadPinned(*file.cache, from, all.subspan(from - begin, to - from));
       }
       if (result.has_value()) {
-        op.Fill(g, begin, buffer.view());
+        op.Fill(g, begin, all);
       } else {
         failed.push_back(g);
       }
@@ -155,8 +155,8 @@ bool FetchCore::QueueDiskWrite(const Flight& flight, uint64_t granule,
   const uint64_t limit = unread ? std::max(options_.max_backlog_bytes,
                                            options_.max_unwritten_bytes)
                                 : options_.max_unwritten_bytes;
-  if (unwritten_bytes_ + bytes->size > limit) return false;
-  unwritten_bytes_ += bytes->size;
+  if (unwritten_bytes_ + bytes->size() > limit) return false;
+  unwritten_bytes_ += bytes->size();
   auto write = std::make_shared<DiskWrite>();
   write->file = flight.file;
   write->granule = granule;
@@ -175,8 +175,8 @@ void FetchCore::Unqueue(const std::shared_ptr<FetchFile>& file,
         return write->file == file && write->granule == granule;
       });
   if (it == write_queue_.end()) return;  // it is being written
-  unwritten_bytes_ -= (*it)->bytes->size;
-  stats_.bytes_not_kept += (*it)->bytes->size;
+  unwritten_bytes_ -= (*it)->bytes->size();
+  stats_.bytes_not_kept += (*it)->bytes->size();
   if ((*it)->claimed) claims_->Release(file, {granule, 1});
   effects.claims |= (*it)->claimed;
   write_queue_.erase(it);
@@ -200,9 +200,9 @@ void FetchCore::FinishDiskWrite(const DiskWrite& write,
   Effects effects;
   {
     MutexLock lock(mutex_);
-    unwritten_bytes_ -= write.bytes->size;
+    unwritten_bytes_ -= write.bytes->size();
     --disk_writing_;
-    if (!result.has_value()) stats_.bytes_not_kept += write.bytes->size;
+    if (!result.has_value()) stats_.bytes_not_kept += write.bytes->size();
     ++write.file->landed;
     auto it = write.file->granules.find(write.granule);
     if (it != write.file->granules.end() && it->second.bytes == write.bytes) {

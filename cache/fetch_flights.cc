@@ -313,11 +313,11 @@ void FetchCore::Consume(Flight& flight, std::span<const std::byte> data) {
           flight.file->GranuleEnd(granule) - begin);
     }
     const size_t within = flight.position - begin;
-    const size_t n = std::min(data.size(), flight.filling->size - within);
-    std::memcpy(flight.filling->data.get() + within, data.data(), n);
+    const size_t n = std::min(data.size(), flight.filling->size() - within);
+    std::memcpy(flight.filling->buffer.data() + within, data.data(), n);
     flight.position += n;
     data = data.subspan(n);
-    if (within + n == flight.filling->size) {
+    if (within + n == flight.filling->size()) {
       Publish(flight, granule, std::move(flight.filling));
       flight.filling = nullptr;
     }
@@ -362,7 +362,7 @@ void FetchCore::Publish(Flight& flight, uint64_t granule,
       entry.bytes = std::move(bytes);
       entry.flight = nullptr;
     } else {
-      stats_.bytes_not_kept += bytes->size;
+      stats_.bytes_not_kept += bytes->size();
       if (flight.claimed) claims_->Release(flight.file, {granule, 1});
       effects.claims |= flight.claimed;
       Erase(file, granule, effects);

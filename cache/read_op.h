@@ -30,6 +30,7 @@
 #include "cache/object_cache.h"
 #include "cache/origin.h"
 #include "cache/recent_failures.h"
+#include "formats/base/byte_buffer.h"
 #include "formats/base/clock.h"
 #include "formats/base/mutex.h"
 #include "formats/base/result.h"
@@ -43,12 +44,11 @@ class ReadOp;
 
 // One granule's bytes in memory, immutable once complete.
 struct GranuleBytes {
-  explicit GranuleBytes(size_t bytes)
-      : data(std::make_unique_for_overwrite<std::byte[]>(bytes)), size(bytes) {}
-  std::span<const std::byte> view() const { return {data.get(), size}; }
+  explicit GranuleBytes(size_t bytes) : buffer(bytes) {}
+  std::span<const std::byte> view() const { return buffer.span(); }
+  size_t size() const { return buffer.size(); }
 
-  const std::unique_ptr<std::byte[]> data;
-  const size_t size;
+  const ByteBuffer buffer;
 };
 
 // A granule that is wanted, in flight, or on its way to the disk.

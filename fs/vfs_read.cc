@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 
+#include "formats/base/byte_buffer.h"
 #include "formats/base/checked.h"
 #include "fs/vfs_impl.h"
 
@@ -16,8 +17,9 @@ constexpr std::chrono::seconds kDeadlineSlack{2};
 // A parked read: its buffer, its plan, and what was started for it. Lives until
 // the last of its object reads ended, even if it was answered before.
 struct ParkedRead {
-  std::unique_ptr<std::byte[]> buffer;
-  size_t size = 0;
+  explicit ParkedRead(size_t size) : buffer(size) {}
+
+  const ByteBuffer buffer;
   Vfs::Done<std::span<const std::byte>> done;
   Vfs::Impl::Reading reading;
   std::atomic<size_t> left = 1;  // one is held while reads are started
@@ -194,7 +196,7 @@ void EndPart(ParkedOps& parked, OpId op,
   }
   if (error) return read->done(std::move(*error));
   read->reading.plan.Finish();
-  read->done(std::span<const std::byte>(read->buffer.get(), read->size));
+  read->done(read->buffer.span());
 }
 
 void StartParts(Vfs::Impl& impl, OpId op,
@@ -239,11 +241,10 @@ void Vfs::Read(OpId op, uint64_t node, uint64_t offset, size_t size,
         if (offset >= file_size || size == 0) {
           return impl_->Reply<Bytes>(parked, reply, Bytes());
         }
-        auto read = std::make_shared<ParkedRead>();
-        read->size = std::min<uint64_t>(size, file_size - offset);
-        read->buffer = std::make_unique_for_overwrite<std::byte[]>(read->size);
-        auto reading = impl_->PlanRead(
-            id, index.get(), offset, std::span(read->buffer.get(), read->size));
+        auto read = std::make_shared<ParkedRead>(
+            std::min<uint64_t>(size, file_size - offset));
+        auto reading =
+            impl_->PlanRead(id, index.get(), offset, read->buffer.span());
         if (!reading.has_value()) {
           return impl_->Reply<Bytes>(parked, reply, reading.error());
         }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/base/byte_buffer.h"
 #include "formats/base/log.h"
 #include "fs/fuse/errno.h"
 
@@ -289,11 +290,8 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                                 .offset = from,
                                 .size = size,
                                 .resident = true});
-  thread_local std::vector<std::byte> resident(kMaxRequest);
-  std::optional<size_t> got;
-  if (size <= resident.size()) {
-    got = state.vfs->TryRead(node, from, std::span(resident).first(size));
-  }
+  const ByteBuffer resident(size);
+  const auto got = state.vfs->TryRead(node, from, resident.span());
   // False: the watchdog went on with it meanwhile, and used the op.
   const bool ours = state.requests.LeaveResident(pending.id());
   if (got) {
