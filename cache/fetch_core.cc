@@ -208,6 +208,7 @@ void FetchCore::CancelEverything(Effects& effects) {
     effects.dropped.push_back(std::move(file));
   }
   prefetch_bytes_ = 0;
+  unread_.Shrink(0, effects.dropped);
 }
 
 void FetchCore::AwaitQuiet() {

@@ -5,11 +5,9 @@
 // Thread-safety: safe for concurrent use.
 //
 // Locks. mutex_ is taken first or alone; under it only the leaves of the
-// TimerQueue and FetchClaims. Every method that changes state works in two
-// steps: under mutex_ it decides, and notes in an Effects what is to be done;
-// then, without a lock, Apply() does it (calls to the origin and the pool,
-// copies into readers' memory). So no lock is held across I/O, a callback or a
-// `done`.
+// TimerQueue and FetchClaims. Methods that change state decide under mutex_,
+// and note in an Effects what is to be done; Apply() does it without a lock:
+// none is held across I/O, a callback, or a copy into readers' memory.
 //
 // Lifetime. Shared: objects, attempts and pool tasks keep it. After Stop() no
 // method touches the origin, the timers or the pool.
@@ -34,6 +32,7 @@
 #include "cache/patient_calls.h"
 #include "cache/read_op.h"
 #include "cache/traffic.h"
+#include "cache/unread_bytes.h"
 #include "formats/base/mutex.h"
 
 namespace weightfs {
@@ -52,9 +51,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
   void Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
                 uint64_t length) EXCLUDES(mutex_);
-  // As Object's; 0 where the cache does not answer.
-  bool TryRead(const FetchFile& file, uint64_t offset,
-               std::span<std::byte> out);
+  bool TryRead(FetchFile& file, uint64_t offset, std::span<std::byte> out);
   double CachedFraction(const std::shared_ptr<FetchFile>& file);
   // "the cache" or the origin's name.
   std::string WaitsFor(ReadId id) const EXCLUDES(mutex_);
@@ -145,10 +142,12 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
       EXCLUDES(mutex_);
   void OnDiskPatience(const std::weak_ptr<DiskRead>& weak) EXCLUDES(mutex_);
   bool QueueDiskWrite(const Flight&, uint64_t granule, const BytesPtr& bytes,
-                      bool unread) REQUIRES(mutex_);
+                      bool unread, Effects&) REQUIRES(mutex_);
   void Unqueue(const FilePtr&, uint64_t granule, Effects&) REQUIRES(mutex_);
   void RunDiskWrite(const std::shared_ptr<DiskWrite>& write) EXCLUDES(mutex_);
   void FinishDiskWrite(const DiskWrite&, const Result<>&) EXCLUDES(mutex_);
+  void ArmTidy(Clock::Time when) REQUIRES(mutex_);
+  void Tidy() EXCLUDES(mutex_);
 
   Origin& origin_;
   TimerQueue& timers_;
@@ -186,12 +185,13 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::unordered_set<FlightPtr> flying_ GUARDED_BY(mutex_);
   size_t probes_ GUARDED_BY(mutex_) = 0;  // of those, started while down
   uint64_t prefetch_bytes_ GUARDED_BY(mutex_) = 0;
-
   std::deque<std::shared_ptr<DiskRead>> disk_queue_ GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<DiskRead>> disk_reading_ GUARDED_BY(mutex_);
   std::deque<std::shared_ptr<DiskWrite>> write_queue_ GUARDED_BY(mutex_);
   size_t disk_writing_ GUARDED_BY(mutex_) = 0;
   uint64_t unwritten_bytes_ GUARDED_BY(mutex_) = 0;
+  UnreadBytes unread_ GUARDED_BY(mutex_);
+  bool tidies_ GUARDED_BY(mutex_) = false;  // a timer for it runs
   FetcherStats stats_ GUARDED_BY(mutex_);
 };
 

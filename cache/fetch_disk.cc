@@ -1,6 +1,7 @@
 // FetchCore: reading granules from the cache and writing them to it.
 
 #include <algorithm>
+#include <utility>
 
 #include "cache/fetch_core.h"
 #include "cache/fetch_core_internal.h"
@@ -13,6 +14,12 @@ Result<> ReadPinned(CacheFile& cache, uint64_t offset,
                     std::span<std::byte> out) {
   ASSIGN_OR_RETURN(const SlabPin pin, cache.Pin(offset, out.size()));
   return cache.Read(offset, out);
+}
+
+// What waits for the disk and what waits for readers share one budget.
+uint64_t RoomForUnread(const FetcherOptions& options, uint64_t unwritten) {
+  return options.max_backlog_bytes -
+         std::min(options.max_backlog_bytes, unwritten);
 }
 
 }  // namespace
@@ -151,12 +158,14 @@ void FetchCore::OnDiskPatience(const std::weak_ptr<DiskRead>& weak) {
 // False if there is no room: the granule is not kept. There is more for one
 // that was fetched for later and nobody has read yet.
 bool FetchCore::QueueDiskWrite(const Flight& flight, uint64_t granule,
-                               const BytesPtr& bytes, bool unread) {
+                               const BytesPtr& bytes, bool unread,
+                               Effects& effects) {
   const uint64_t limit = unread ? std::max(options_.max_backlog_bytes,
                                            options_.max_unwritten_bytes)
                                 : options_.max_unwritten_bytes;
   if (unwritten_bytes_ + bytes->size() > limit) return false;
   unwritten_bytes_ += bytes->size();
+  unread_.Shrink(RoomForUnread(options_, unwritten_bytes_), effects.dropped);
   auto write = std::make_shared<DiskWrite>();
   write->file = flight.file;
   write->granule = granule;
@@ -206,14 +215,51 @@ void FetchCore::FinishDiskWrite(const DiskWrite& write,
     ++write.file->landed;
     auto it = write.file->granules.find(write.granule);
     if (it != write.file->granules.end() && it->second.bytes == write.bytes) {
+      const bool stays = result.has_value() &&
+                         it->second.read < write.bytes->size() &&
+                         phase_ == Phase::kRunning;
+      const uint64_t read = it->second.read;
       write.file->granules.erase(it);
+      if (stays) {
+        unread_.Add(write.file, write.granule, write.bytes, read,
+                    Clock::System().Now());
+      }
     }
+    unread_.Shrink(RoomForUnread(options_, unwritten_bytes_), effects.dropped);
     quiet_.NotifyAll();
     // What is fetched for later may have waited for room.
     if (!prefetch_.empty()) Pump(effects);
-    if (activity.entered()) PumpDisk(effects);
+    if (activity.entered()) {
+      PumpDisk(effects);
+      if (!std::exchange(tidies_, true)) {
+        ArmTidy(Clock::System().Now() + UnreadBytes::kLife);
+      }
+    }
   }
   Apply(std::move(effects));
+}
+
+void FetchCore::ArmTidy(Clock::Time when) {
+  timers_.At(when, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->Tidy();
+  });
+}
+
+// Lets go what nobody came for; and once nothing moves any more, the memory.
+void FetchCore::Tidy() {
+  const Activity activity(*this);
+  if (!activity.entered()) return;
+  Effects effects;
+  {
+    MutexLock lock(mutex_);
+    const Clock::Time now = Clock::System().Now();
+    const Clock::Time next = unread_.Age(now, effects.dropped);
+    tidies_ =
+        next != Clock::Time::max() || unwritten_bytes_ > 0 || !flying_.empty();
+    if (tidies_) return ArmTidy(std::min(next, now + UnreadBytes::kLife));
+  }
+  effects = {};
+  ByteBuffer::ReleaseIdle();
 }
 
 }  // namespace weightfs

@@ -109,7 +109,7 @@ bool FetchCore::ConnectionsAreFew(Clock::Time now) const {
 bool FetchCore::HasRoomAhead() const {
   uint64_t coming = 0;
   for (const auto& flight : flying_) {
-    if (flight->prefetch && flight->waiters == 0) {
+    if (flight->prefetch) {
       coming += flight->end - flight->published;
     }
   }
@@ -164,7 +164,8 @@ std::shared_ptr<Flight> FetchCore::NextFlight(size_t lively) {
 }
 
 // A flight of the first granule of `queue` and of those after it that are in
-// the same queue: the run is spread over the free connections.
+// the same queue: the run is spread over the free connections. Demand takes
+// along what is to be fetched behind it.
 std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
                                               Queue& queue, size_t free) {
   const auto file = item.file;
@@ -196,7 +197,7 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
   auto it = begin;
   for (uint64_t i = 0; i < piece; ++i, ++it) {
     Granule& entry = it->second;
-    queue.erase(entry.ticket);
+    (entry.demand ? demand_ : prefetch_).erase(entry.ticket);
     entry.state = Granule::State::kFlying;
     entry.flight = flight;
     flight->waiters += entry.waiters.size();
@@ -351,13 +352,15 @@ void FetchCore::Publish(Flight& flight, uint64_t granule,
     for (auto& op : entry.waiters) {
       --op->waits;
       --flight.waiters;
+      entry.read += op->BytesOf(granule);
       effects.fills.push_back({std::move(op), granule, bytes});
     }
     entry.waiters.clear();
     Count(file, granule, entry, false);
     file.failures.Forget(granule * kGranuleSize, file.GranuleEnd(granule));
     flight.published = file.GranuleEnd(granule);
-    if (QueueDiskWrite(flight, granule, bytes, effects.fills.empty())) {
+    if (QueueDiskWrite(flight, granule, bytes, effects.fills.empty(),
+                       effects)) {
       entry.state = Granule::State::kWriting;
       entry.bytes = std::move(bytes);
       entry.flight = nullptr;

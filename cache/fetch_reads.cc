@@ -1,6 +1,7 @@
 // FetchCore: reads, the table of granules, prefetch, deadlines.
 
 #include <algorithm>
+#include <cstring>
 
 #include "cache/fetch_core.h"
 #include "cache/fetch_core_internal.h"
@@ -74,6 +75,53 @@ Clock::Time::duration WaitedBefore(const ReadOp& op,
   return most;
 }
 
+// All of it is on its way, as the table says: the cache need not be asked.
+// Under the mutex.
+bool IsTracked(const ReadOp& op) {
+  const auto& granules = op.file()->granules;
+  auto it = granules.find(op.first_granule());
+  for (uint64_t g = op.first_granule(); g <= op.last_granule(); ++g, ++it) {
+    if (it == granules.end() || it->first != g) return false;
+  }
+  return true;
+}
+
+// The granules of the range, from the first on, if memory has them all: those
+// that wait for the disk, and those that nobody has read yet. Under the mutex.
+std::vector<std::shared_ptr<const GranuleBytes>> TakeFromMemory(
+    FetchFile& file, UnreadBytes& unread, uint64_t begin, uint64_t end) {
+  const uint64_t first = begin / kGranuleSize;
+  const uint64_t last = (end - 1) / kGranuleSize;
+  for (uint64_t g = first; g <= last; ++g) {
+    const auto it = file.granules.find(g);
+    const bool is_there = it != file.granules.end()
+                              ? it->second.state == Granule::State::kWriting
+                              : file.unread.contains(g);
+    if (!is_there) return {};
+  }
+  std::vector<std::shared_ptr<const GranuleBytes>> all;
+  for (uint64_t g = first; g <= last; ++g) {
+    const uint64_t length =
+        std::min(end, file.GranuleEnd(g)) - std::max(begin, g * kGranuleSize);
+    if (const auto it = file.granules.find(g); it != file.granules.end()) {
+      it->second.read += length;
+      all.push_back(it->second.bytes);
+    } else {
+      all.push_back(unread.Read(file, g, length));
+    }
+  }
+  return all;
+}
+
+// Of the bytes from `begin` on, what `out` wants, which is from `offset` on.
+void CopyOverlap(const GranuleBytes& bytes, uint64_t begin, uint64_t offset,
+                 std::span<std::byte> out) {
+  const uint64_t from = std::max(begin, offset);
+  const uint64_t to = std::min(begin + bytes.size(), offset + out.size());
+  std::memcpy(out.data() + (from - offset),
+              bytes.view().data() + (from - begin), to - from);
+}
+
 // Of a read that is interrupted. Under the mutex.
 void RememberWait(const ReadOp& op) {
   const Clock::Time now = Clock::System().Now();
@@ -113,16 +161,30 @@ std::optional<std::vector<bool>> FetchCore::Look(
   return std::move(*has);
 }
 
-bool FetchCore::TryRead(const FetchFile& file, uint64_t offset,
+bool FetchCore::TryRead(FetchFile& file, uint64_t offset,
                         std::span<std::byte> out) {
   if (out.empty()) return true;
   if (!file.cache) return false;
   const InlineStays::Stay stay(inline_reads_);
   if (!stay.inside()) return false;
+  std::vector<BytesPtr> all;
+  {
+    MutexLock lock(mutex_);
+    all = TakeFromMemory(file, unread_, offset, offset + out.size());
+  }
+  if (!all.empty()) {
+    uint64_t g = offset / kGranuleSize;
+    for (const auto& bytes : all) {
+      CopyOverlap(*bytes, g++ * kGranuleSize, offset, out);
+    }
+    // What is known to be wrong is not served any more.
+    return file.cache->IsWhole();
+  }
   const auto pin = file.cache->Pin(offset, out.size());
   return pin.has_value() && file.cache->TryRead(offset, out);
 }
 
+// 0 where the cache does not answer.
 double FetchCore::CachedFraction(const std::shared_ptr<FetchFile>& file) {
   auto fraction = std::make_shared<double>(0);
   const bool answered = looks_->Run(
@@ -152,14 +214,16 @@ ReadId FetchCore::StartRead(const std::shared_ptr<FetchFile>& file,
   for (int look = 0; activity.entered(); ++look) {
     const uint64_t landed = file->landed;
     std::vector<bool> has;
-    if (planned && file->cache) {
+    bool asks = planned && file->cache != nullptr;
+    if (asks) {
+      has.resize(op->last_granule() - op->first_granule() + 1);
+      MutexLock lock(mutex_);
+      asks = !IsTracked(*op);
+    }
+    if (asks) {
       auto seen =
           Look(file, op->first_granule(), op->last_granule(), UINT64_MAX);
-      if (seen) {
-        has = std::move(*seen);
-      } else {
-        has.resize(op->last_granule() - op->first_granule() + 1);
-      }
+      if (seen) has = std::move(*seen);
     }
     MutexLock lock(mutex_);
     if (look < kMaxLooks && landed != file->landed) continue;
@@ -215,9 +279,13 @@ void FetchCore::Plan(const std::shared_ptr<ReadOp>& op,
       }
       continue;
     }
+    if (auto bytes = unread_.Read(*op->file(), g, op->BytesOf(g))) {
+      effects.fills.push_back({op, g++, std::move(bytes)});
+      continue;
+    }
     uint64_t end = g + 1;
     while (end <= last && end - g < kDiskReadGranules && has[end - first] &&
-           !granules.contains(end)) {
+           !granules.contains(end) && !op->file()->unread.contains(end)) {
       ++end;
     }
     QueueDiskRead(op, g, end - 1);
@@ -254,6 +322,7 @@ void FetchCore::Want(const std::shared_ptr<ReadOp>& op, uint64_t granule,
     Enqueue(file, granule, entry, demand_, back_ticket_++);
   } else if (entry.state == Granule::State::kWriting) {
     effects.fills.push_back({op, granule, entry.bytes});
+    entry.read += op->BytesOf(granule);
     // Whoever reads on wants the end of it.
     if (unwritten_bytes_ > options_.max_unwritten_bytes &&
         op->end() >= file->GranuleEnd(granule)) {

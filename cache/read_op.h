@@ -19,10 +19,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -39,6 +41,7 @@
 namespace weightfs {
 
 struct ClaimWait;
+struct FetchFile;
 struct Flight;
 class ReadOp;
 
@@ -68,11 +71,21 @@ struct Granule {
   bool prefetch = false;  // Prefetch() asked for it
   bool counted = false;   // in FetchCore::prefetch_bytes_
   bool anyway = false;    // to be fetched whatever the cache or others say
+  uint64_t read = 0;      // bytes of it that readers took
   int64_t ticket = 0;     // kQueued: its key in the queue
   std::shared_ptr<Flight> flight;             // kFlying
   std::shared_ptr<ClaimWait> elsewhere;       // kElsewhere
   std::shared_ptr<const GranuleBytes> bytes;  // kWriting
   std::vector<std::shared_ptr<ReadOp>> waiters;
+};
+
+// A granule in UnreadBytes.
+struct UnreadGranule {
+  std::weak_ptr<FetchFile> file;
+  uint64_t granule;
+  std::shared_ptr<const GranuleBytes> bytes;
+  uint64_t read;  // bytes of it that readers took
+  Clock::Time since;
 };
 
 // A file open for reading, shared by the objects that read one CacheFile.
@@ -96,6 +109,8 @@ struct FetchFile {
   // tell that its look at Has() may be old.
   std::atomic<uint64_t> landed{0};
   std::map<uint64_t, Granule> granules;  // FetchCore
+  std::unordered_map<uint64_t, std::list<UnreadGranule>::iterator>
+      unread;                            // FetchCore: UnreadBytes
   RecentFailures failures;               // FetchCore
   std::vector<GranuleRun> stuck_claims;  // of others. FetchClaims
 };
@@ -117,6 +132,10 @@ class ReadOp {
                                            : deadline_ - started_;
   }
   // REQUIRES: the read is not empty.
+  uint64_t BytesOf(uint64_t granule) const {
+    return std::min(end(), file_->GranuleEnd(granule)) -
+           std::max(offset_, granule * kGranuleSize);
+  }
   uint64_t first_granule() const { return offset_ / kGranuleSize; }
   uint64_t last_granule() const { return (end() - 1) / kGranuleSize; }
 

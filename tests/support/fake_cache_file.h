@@ -50,6 +50,10 @@ class FakeCacheFile final : public CacheFile {
     MutexLock lock(mutex_);
     return reads_;
   }
+  size_t tries() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return tries_;
+  }
   void WaitForGranules(size_t count) EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     while (granules_.size() < count) changed_.Wait(mutex_);
@@ -65,6 +69,7 @@ class FakeCacheFile final : public CacheFile {
   bool TryRead(uint64_t offset, std::span<std::byte> out) override
       EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
+    ++tries_;
     return try_read_ && Copy(offset, out).has_value();
   }
   void AllowTryRead() EXCLUDES(mutex_) {
@@ -149,6 +154,7 @@ class FakeCacheFile final : public CacheFile {
   std::function<Result<UniqueFd>()> on_share_ GUARDED_BY(mutex_);
   bool try_read_ GUARDED_BY(mutex_) = false;
   size_t reads_ GUARDED_BY(mutex_) = 0;
+  size_t tries_ GUARDED_BY(mutex_) = 0;  // of TryRead
 };
 
 }  // namespace weightfs
