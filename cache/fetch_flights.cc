@@ -26,6 +26,22 @@ constexpr std::chrono::milliseconds kSlowPeriod{250};
 // Connections, in units of FetcherOptions::connections, if all of them hang.
 constexpr size_t kMostConnections = 4;
 
+// How many granules to fetch where `run` are wanted now, and those after them
+// for later: where readers are many, nothing else ever comes to these, and each
+// fetch takes the way's time anew. Under the mutex.
+uint64_t WithWhatFollows(const FetchFile& file, uint64_t first, uint64_t run,
+                         uint64_t worthwhile) {
+  auto it = file.granules.lower_bound(first + run);
+  while (run < worthwhile && it != file.granules.end() &&
+         it->first == first + run &&
+         it->second.state == Granule::State::kQueued && !it->second.demand &&
+         !it->second.anyway) {
+    ++run;
+    ++it;
+  }
+  return run;
+}
+
 }  // namespace
 
 bool FetchCore::Attempt::OnData(std::span<const std::byte> data) {
@@ -189,8 +205,13 @@ std::shared_ptr<Flight> FetchCore::MakeFlight(const QueueItem& item,
     ++run;
   }
   const uint64_t least = std::min(options_.min_split / kGranuleSize, run);
-  const uint64_t piece =
-      std::min(std::max((run + free - 1) / free, least), most);
+  uint64_t piece = std::min(std::max((run + free - 1) / free, least), most);
+  if (demand && piece == run && HasRoomAhead()) {
+    piece = WithWhatFollows(
+        *file, first, run,
+        traffic_.pace.EfficientBytes(kGranuleSize, most * kGranuleSize) /
+            kGranuleSize);
+  }
   auto flight = std::make_shared<Flight>(file, first * kGranuleSize,
                                          file->GranuleEnd(first + piece - 1));
   flight->anyway = begin->second.anyway;
