@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "formats/base/byte_buffer.h"
 #include "formats/base/clock.h"
 #include "formats/base/log.h"
 #include "formats/base/worker_pool.h"
@@ -128,6 +129,7 @@ void Verifier::Run() {
       round = watched_;
     }
     bool moved = false;
+    rest_ = {};
     for (const auto& watched : round) {
       const Step step = Advance(*watched);
       moved = moved || step != Step::kIdle;
@@ -139,6 +141,10 @@ void Verifier::Run() {
     const Clock::Time now = Clock::System().Now();
     if (moved) {
       last_moved = now;
+      MutexLock lock(mutex_);
+      while (!stopping_ && Clock::System().Now() < now + rest_) {
+        wake_.WaitUntil(mutex_, now + rest_);
+      }
       continue;
     }
     const auto pause = now - last_moved < kIdleAfter ? kBusyPause : kIdlePause;
@@ -172,7 +178,8 @@ Verifier::Step Verifier::Advance(Watched& watched) {
     end = std::min((end / kGranuleSize + 1) * kGranuleSize, size);
   }
   if (end == begin && begin < size) return Step::kIdle;
-  std::vector<std::byte> bytes(end - begin);
+  const ByteBuffer buffer(end - begin);
+  const std::span<std::byte> bytes = buffer.span();
   if (begin == 0) watched.losses = cached->losses();
   {
     const auto pin = cached->Pin(begin, bytes.size());
@@ -188,7 +195,11 @@ Verifier::Step Verifier::Advance(Watched& watched) {
     }
     if (!cached->Read(begin, bytes).has_value()) return Step::kIdle;
   }
+  const auto used = Courtesy::OwnTime();
+  const Clock::Time began = Clock::System().Now();
   watched.hash.Add(bytes);
+  rest_ = std::max(rest_, courtesy_.AfterPiece(Courtesy::OwnTime() - used,
+                                               Clock::System().Now() - began));
   watched.hashed = watched.hash.added();
   {
     MutexLock lock(mutex_);

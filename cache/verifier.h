@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cache/content_hash.h"
+#include "cache/courtesy.h"
 #include "cache/object_cache.h"
 #include "cache/origin.h"
 #include "formats/base/mutex.h"
@@ -81,6 +82,9 @@ class Verifier {
   bool nudged_ GUARDED_BY(mutex_) = false;
   std::vector<std::shared_ptr<Watched>> watched_ GUARDED_BY(mutex_);
   Stats stats_ GUARDED_BY(mutex_);
+  // Its thread's: how long to rest after this round.
+  Courtesy courtesy_;
+  Courtesy::Duration rest_{};
   std::jthread thread_;
 };
 
