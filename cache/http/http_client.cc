@@ -23,7 +23,7 @@ namespace {
 using std::chrono::milliseconds;
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-constexpr long kReceiveBuffer = 512 << 10;   // CURLOPT_BUFFERSIZE
+constexpr long kReceiveBuffer = 128 << 10;   // CURLOPT_BUFFERSIZE
 constexpr long kIdleConnections = 64;        // kept open, all hosts
 constexpr milliseconds kIdlePoll{60'000};    // nothing to do: a wakeup ends it
 constexpr milliseconds kBrokenPollWait{10};  // poll failed: do not spin
