@@ -20,49 +20,83 @@ Readahead::FileStreams& Readahead::Follow(uint32_t file) {
   return streams;
 }
 
+// The larger the read, the more of its kind may be on their way beside it: in
+// its extent, or in a file, that the kernel reads ahead. Files that show one
+// tensor each are read one after the other.
+bool Readahead::Stream::IsNear(ByteRange read, const Extents& in) const {
+  constexpr uint64_t kPadding = 4096;  // between tensors
+  const uint64_t slack = in.alone && extent != in.first.offset
+                             ? kPadding
+                             : std::min<uint64_t>(4 * read.length, kTolerance);
+  return read.offset + slack >= next && read.offset <= next + slack;
+}
+
+// Many threads that share a tensor's bytes are one stream.
+bool Readahead::Stream::Spans(ByteRange read, const Extents& in) const {
+  return extent == in.first.offset && read.offset >= begin &&
+         read.offset + kStraggling >= next && read.offset <= fetched;
+}
+
 ByteRange Readahead::OnRead(uint32_t file, uint64_t file_size, ByteRange read,
-                            ByteRange extent) {
+                            const Extents& in) {
   MutexLock lock(mutex_);
-  FileStreams& followed = Follow(file);
+  auto& streams = Follow(file).streams;
+  auto stream =
+      std::find_if(streams.begin(), streams.end(),
+                   [&](const Stream& s) { return s.IsNear(read, in); });
+  if (stream == streams.end()) {
+    stream = std::find_if(streams.begin(), streams.end(),
+                          [&](const Stream& s) { return s.Spans(read, in); });
+  }
+  if (stream != streams.end()) return GoOn(*stream, file_size, read, in);
+  if (streams.size() < kStreams) streams.emplace_back();
+  return Begin(*std::min_element(streams.begin(), streams.end(),
+                                 [](const Stream& a, const Stream& b) {
+                                   return a.last_use < b.last_use;
+                                 }),
+               read, in);
+}
+
+ByteRange Readahead::Begin(Stream& stream, ByteRange read, const Extents& in) {
   const uint64_t end = read.offset + read.length;
-  const uint64_t extent_end = extent.offset + extent.length;
-  // The larger the read, the more of its kind may be on their way beside it.
-  const uint64_t slack = std::min<uint64_t>(4 * read.length, kTolerance);
-  Stream* stream = nullptr;
-  Stream* oldest = followed.streams.data();
-  for (Stream& s : followed.streams) {
-    if (s.last_use != 0 && read.offset + slack >= s.next &&
-        read.offset <= s.next + slack) {
-      stream = &s;
-      break;
-    }
-    if (s.last_use < oldest->last_use) oldest = &s;
-  }
-  if (stream == nullptr) {
-    *oldest = Stream{read.offset, end, end, ++tick_, extent.offset, false};
-    // No format has a tensor where a file begins: that is a header.
-    const bool starts_it = extent.offset > 0 && read.offset <= extent.offset &&
-                           extent.offset < end;
-    if (!starts_it || end >= extent_end) return {};
-    oldest->fetched =
-        std::min({extent_end, end + kTensorWindow, end + largest_});
-    return {end, oldest->fetched - end};
-  }
-  stream->last_use = ++tick_;
-  stream->next = std::max(stream->next, end);
-  stream->begin = std::min(stream->begin, read.offset);
-  const uint64_t window =
-      std::clamp(2 * (stream->next - stream->begin), kFirstWindow, largest_);
-  if (stream->extent_begin != extent.offset) {
-    stream->crossed = true;
-    stream->extent_begin = extent.offset;
-  }
-  const uint64_t limit = stream->crossed ? file_size : extent_end;
-  const uint64_t from = std::max(stream->next, stream->fetched);
-  const uint64_t to = std::min(stream->next + window, limit);
+  const uint64_t extent_end = in.first.offset + in.first.length;
+  stream = Stream{.begin = read.offset,
+                  .next = end,
+                  .fetched = end,
+                  .last_use = ++tick_,
+                  .extent = in.last,
+                  .length = read.length};
+  // No format has a tensor where a file begins: that is a header.
+  const bool starts_it = in.first.offset > 0 &&
+                         read.offset <= in.first.offset &&
+                         in.first.offset < end;
+  if (!starts_it || end >= extent_end) return {};
+  stream.fetched = std::min({extent_end, end + kTensorWindow, end + largest_});
+  return {end, stream.fetched - end};
+}
+
+ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
+                          const Extents& in) {
+  const uint64_t end = read.offset + read.length;
+  stream.last_use = ++tick_;
+  stream.next = std::max(stream.next, end);
+  stream.begin = std::min(stream.begin, read.offset);
+  stream.length += read.length;
+  const bool enters = stream.extent != in.first.offset;
+  stream.crossings += enters ? 1 : 0;
+  stream.crossings += in.last != in.first.offset ? 1 : 0;
+  stream.extent = in.last;
+  const bool goes_on = stream.crossings >= kCrossings;
+  // It may be what the kernel read beyond a tensor.
+  if (enters && !goes_on && in.first.offset < read.offset) return {};
+  const uint64_t window = std::clamp(2 * stream.length, kFirstWindow, largest_);
+  const uint64_t limit =
+      goes_on ? file_size : in.first.offset + in.first.length;
+  const uint64_t from = std::max(stream.next, stream.fetched);
+  const uint64_t to = std::min(stream.next + window, limit);
   // Not in drips: half a window at least, unless the extent ends.
   if (to <= from || (to - from < window / 2 && to != limit)) return {};
-  stream->fetched = to;
+  stream.fetched = to;
   return {from, to - from};
 }
 

@@ -4,7 +4,7 @@
 // map files touch the first page of each before they use it. Another first read
 // of a stream fetches nothing more; a second one that goes on from it opens a
 // window, twice as wide as what was read so far. Inside a tensor the window
-// ends with it, until a stream has crossed into a second tensor.
+// ends with it, until a stream has crossed from one into the next twice.
 //
 // Thread-safety: safe for concurrent use.
 
@@ -12,10 +12,10 @@
 #define WEIGHTFS_FS_READAHEAD_H_
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <list>
 #include <unordered_map>
+#include <vector>
 
 #include "formats/base/mutex.h"
 
@@ -34,18 +34,33 @@ class Readahead {
   static constexpr uint64_t kTensorWindow = 64 << 20;    // of a first touch
   // Kernel read-ahead arrives in parallel and out of order.
   static constexpr uint64_t kTolerance = 4 << 20;  // bytes
-  static constexpr size_t kStreams = 8;            // per file
-  static constexpr size_t kFiles = 1024;           // followed at once
+  // How far behind the others of its stream a thread may be.
+  static constexpr uint64_t kStraggling = 32 << 20;  // bytes
+  static constexpr size_t kStreams = 64;             // per file
+  // After so many the order of the file is followed. One may be by chance, or
+  // what the kernel read beyond a tensor.
+  static constexpr size_t kCrossings = 2;
+  static constexpr size_t kFiles = 1024;  // followed at once
 
   // `largest`: bytes of the largest window.
   explicit Readahead(uint64_t largest = kLargestWindow)
       : largest_(std::max(largest, kFirstWindow)) {}
 
+  // What a read lies in: tensors, or the file.
+  struct Extents {
+    Extents(ByteRange all) : first(all), last(all.offset) {}  // NOLINT
+    Extents(ByteRange first_byte_in, uint64_t last_byte_in, bool is_alone)
+        : first(first_byte_in), last(last_byte_in), alone(is_alone) {}
+
+    ByteRange first;     // that which holds its first byte
+    uint64_t last;       // where that begins which holds its last byte
+    bool alone = false;  // it is read through a file that shows nothing else
+  };
+
   // Tells of a read of `file`, and returns what to prefetch (length 0:
-  // nothing). `extent` is the tensor (or file) that holds the read's first
-  // byte.
+  // nothing).
   ByteRange OnRead(uint32_t file, uint64_t file_size, ByteRange read,
-                   ByteRange extent) EXCLUDES(mutex_);
+                   const Extents& in) EXCLUDES(mutex_);
 
  private:
   struct Stream {
@@ -53,15 +68,23 @@ class Readahead {
     uint64_t next = 0;     // one past the last byte read
     uint64_t fetched = 0;  // one past the last byte asked for
     uint64_t last_use = 0;
-    uint64_t extent_begin = 0;
-    bool crossed = false;  // went from one extent into the next
+    uint64_t extent = 0;   // where that begins which it is in
+    uint64_t length = 0;   // of all its reads
+    size_t crossings = 0;  // from one extent into the next
+
+    bool IsNear(ByteRange read, const Extents& in) const;
+    bool Spans(ByteRange read, const Extents& in) const;
   };
   struct FileStreams {
-    std::array<Stream, kStreams> streams;
+    std::vector<Stream> streams;  // kStreams at most
     std::list<uint32_t>::iterator recency;
   };
 
   FileStreams& Follow(uint32_t file) REQUIRES(mutex_);
+  ByteRange Begin(Stream& stream, ByteRange read, const Extents& in)
+      REQUIRES(mutex_);
+  ByteRange GoOn(Stream& stream, uint64_t file_size, ByteRange read,
+                 const Extents& in) REQUIRES(mutex_);
 
   const uint64_t largest_;
   Mutex mutex_;

@@ -88,7 +88,7 @@ class Vfs::Impl {
   struct Reading {
     std::vector<Source> sources;
     ReadPlan plan;
-    ByteRange extent;  // of readahead, in the first source's file
+    Readahead::Extents in = ByteRange();  // in the first source's file
   };
   // What must be read to fill `out`. REQUIRES: the range is in the file.
   Result<Reading> PlanRead(const NodeId& id, const IndexedSet* index,
@@ -110,7 +110,7 @@ class Vfs::Impl {
   LearnedOrder order_;
 
  private:
-  ByteRange ExtentAt(uint32_t file, uint64_t offset) const;
+  ByteRange ExtentAt(uint32_t file, uint64_t offset, uint64_t slack) const;
   std::optional<NodeId> SetFolderChild(const NodeId& parent,
                                        std::string_view name,
                                        const IndexedSet* index) const;

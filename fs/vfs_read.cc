@@ -14,6 +14,8 @@ namespace {
 // An object's own deadline comes first: its error knows what was tried.
 constexpr std::chrono::seconds kDeadlineSlack{2};
 
+constexpr uint64_t kPage = 4096;
+
 // A parked read: its buffer, its plan, and what was started for it. Lives until
 // the last of its object reads ended, even if it was answered before.
 struct ParkedRead {
@@ -70,10 +72,9 @@ struct ParkedRead {
 
 }  // namespace
 
-// Of a read that begins there. A page that begins in one tensor and goes on
-// into the next is asked for by who wants the next.
-ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset) const {
-  constexpr uint64_t kPage = 4096;
+// `slack`: an extent that begins less than so far behind `offset` counts.
+ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset,
+                              uint64_t slack) const {
   const ByteRange whole{0, repo_.snapshot().files[file].size};
   const auto set = set_of_file_[file];
   const IndexPtr index = set ? repo_.FindIndex(*set) : nullptr;
@@ -86,7 +87,7 @@ ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset) const {
       extents.begin(), extents.end(), offset,
       [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
   if (next == extents.begin()) return {0, offset};  // the header
-  if (next == extents.end() || next->begin - offset >= kPage) --next;
+  if (next == extents.end() || next->begin - offset >= slack) --next;
   return {next->begin, next->end - next->begin};
 }
 
@@ -96,8 +97,13 @@ Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
                                                std::span<std::byte> out) const {
   Reading reading;
   if (id.kind == NodeKind::kRepoFile) {
-    if (!out.empty()) reading.sources.push_back({id.ordinal, offset, out});
-    reading.extent = ExtentAt(id.ordinal, offset);
+    if (out.empty()) return reading;
+    reading.sources.push_back({id.ordinal, offset, out});
+    // A page that begins in one tensor and goes on into the next is asked for
+    // by who wants the next.
+    const uint64_t last = offset + out.size() - 1;
+    reading.in = {ExtentAt(id.ordinal, offset, kPage),
+                  ExtentAt(id.ordinal, last, 0).offset, false};
     return reading;
   }
   ASSIGN_OR_RETURN(const VirtualFile file, TensorFile(id, *index));
@@ -113,7 +119,7 @@ Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
       if (index->files[range.object] == first.file &&
           first.offset >= range.offset &&
           first.offset - range.offset < range.length) {
-        reading.extent = {range.offset, range.length};
+        reading.in = {{range.offset, range.length}, range.offset, true};
       }
     }
   }
@@ -121,12 +127,12 @@ Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
 }
 
 void Vfs::Impl::ReadAhead(const Reading& reading) {
-  if (reading.sources.empty() || reading.extent.length == 0) return;
+  if (reading.sources.empty() || reading.in.first.length == 0) return;
   const Source& first = reading.sources.front();
-  FollowOrder(first, reading.extent);
+  FollowOrder(first, reading.in.first);
   const uint64_t size = repo_.snapshot().files[first.file].size;
   const ByteRange ahead = readahead_.OnRead(
-      first.file, size, {first.offset, first.dest.size()}, reading.extent);
+      first.file, size, {first.offset, first.dest.size()}, reading.in);
   if (ahead.length == 0) return;
   if (auto object = repo_.FindOpenFile(first.file)) {
     // Looks at the cache: not for a FUSE thread.
@@ -148,7 +154,7 @@ void Vfs::Impl::FollowOrder(const Source& read, ByteRange extent) {
 
 std::vector<FileRun> Vfs::Impl::CollectOrder() const {
   return order_.Collect([this](uint32_t file, uint64_t offset) {
-    return ExtentAt(file, offset);
+    return ExtentAt(file, offset, kPage);
   });
 }
 

@@ -3,9 +3,7 @@
 #include <future>
 #include <thread>
 
-#include "fs/readahead.h"
 #include "tests/support/matchers.h"
-#include "tests/support/sizes.h"
 
 namespace weightfs {
 namespace {
@@ -142,84 +140,6 @@ TEST_F(ParkedOpsTest, RacingAnswersAnswerOnce) {
     interrupt.join();
     ASSERT_EQ(answers, 1) << "round " << round;
   }
-}
-
-TEST(ReadaheadTest, TheFirstReadOfAStreamFetchesNothingMore) {
-  Readahead readahead;
-  const ByteRange whole{0, 1000 * kMiB};
-  EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {0, 4096}, whole).length, 0u);
-}
-
-TEST(ReadaheadTest, WindowsDoubleWhileReadsGoOn) {
-  Readahead readahead;
-  const ByteRange whole{0, 1000 * kMiB};
-  uint64_t fetched = 0;
-  uint64_t largest = 0;
-  for (uint64_t at = 0; at < 400 * kMiB; at += kMiB) {
-    const ByteRange ahead = readahead.OnRead(1, 1000 * kMiB, {at, kMiB}, whole);
-    if (ahead.length == 0) continue;
-    EXPECT_GE(ahead.offset, fetched) << "nothing is asked for twice";
-    fetched = ahead.offset + ahead.length;
-    largest = std::max(largest, fetched - at - kMiB);
-  }
-  EXPECT_EQ(largest, Readahead::kLargestWindow);
-}
-
-TEST(ReadaheadTest, AFewSmallReadsOpenASmallWindow) {
-  Readahead readahead;
-  const ByteRange whole{0, 1000 * kMiB};
-  uint64_t fetched = 0;
-  for (uint64_t at = 0; at < kMiB; at += kMiB / 8) {
-    fetched += readahead.OnRead(1, 1000 * kMiB, {at, kMiB / 8}, whole).length;
-  }
-  EXPECT_GT(fetched, 0u);
-  EXPECT_LE(fetched, 3 * kMiB);
-}
-
-TEST(ReadaheadTest, RandomSmallReadsFetchNothing) {
-  Readahead readahead;
-  const ByteRange whole{0, 1000 * kMiB};
-  for (uint64_t i = 0; i < 500; ++i) {
-    const uint64_t at = (i * 7919 % 1000) * kMiB;
-    EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {at, 4096}, whole).length, 0u);
-  }
-}
-
-TEST(ReadaheadTest, TheFirstPageOfATensorStartsIt) {
-  Readahead readahead;
-  const uint64_t size = 1000 * kMiB;
-  // The page begins before it.
-  const ByteRange tensor{10 * kMiB + 8, 5 * kMiB};
-  EXPECT_EQ(readahead.OnRead(1, size, {10 * kMiB, 4096}, tensor),
-            (ByteRange{10 * kMiB + 4096, 5 * kMiB + 8 - 4096}));
-  // Its middle does not, nor does what is read whole.
-  const ByteRange other{100 * kMiB + 8, 5 * kMiB};
-  EXPECT_EQ(readahead.OnRead(1, size, {102 * kMiB, 4096}, other).length, 0u);
-  const ByteRange small{200 * kMiB + 8, 1000};
-  EXPECT_EQ(readahead.OnRead(1, size, {200 * kMiB, 4096}, small).length, 0u);
-}
-
-TEST(ReadaheadTest, AHugeTensorIsNotStartedWhole) {
-  Readahead readahead;
-  const ByteRange tensor{kMiB, 900 * kMiB};
-  EXPECT_EQ(readahead.OnRead(1, 1000 * kMiB, {kMiB, 4096}, tensor),
-            (ByteRange{kMiB + 4096, Readahead::kTensorWindow}));
-  Readahead small(8 * kMiB);
-  EXPECT_EQ(small.OnRead(1, 1000 * kMiB, {kMiB, 4096}, tensor).length,
-            8 * kMiB);
-}
-
-TEST(ReadaheadTest, AWindowEndsWithItsTensorUntilOneWasCrossed) {
-  Readahead readahead;
-  const uint64_t size = 100 * kMiB;
-  const ByteRange first{0, 2 * kMiB};
-  const ByteRange second{2 * kMiB, 2 * kMiB};
-  readahead.OnRead(1, size, {0, kMiB / 2}, first);
-  ByteRange ahead = readahead.OnRead(1, size, {kMiB / 2, kMiB}, first);
-  EXPECT_EQ(ahead.offset + ahead.length, 2 * kMiB);
-  readahead.OnRead(1, size, {kMiB * 3 / 2, kMiB / 2}, first);
-  ahead = readahead.OnRead(1, size, {2 * kMiB, kMiB}, second);
-  EXPECT_GT(ahead.offset + ahead.length, 4 * kMiB);
 }
 
 }  // namespace
