@@ -136,7 +136,7 @@ def cases():
         fault("ignore_range", "hub", contains="/resolve-cache/"),
         fault("raw", "hub", contains="/resolve-cache/",
               text="HTTP/1.0 200 OK\r\n\r\nhello")], "eio", "HTTP 200",
-        file=PLAIN)]
+        file=PLAIN, requests=3)]  # where it leads to, and again without Range
     etag = "e" * 64
     made += always_and_twice("linked-etag", "HTTP 302", "set_header",
                              listener="hub", contains="/resolve/", times=1,
