@@ -217,7 +217,7 @@ void FetchCore::FinishDiskWrite(const DiskWrite& write,
     if (it != write.file->granules.end() && it->second.bytes == write.bytes) {
       const bool stays = result.has_value() &&
                          it->second.read < write.bytes->size() &&
-                         phase_ == Phase::kRunning;
+                         phase_ == Phase::kRunning && !ByteBuffer::IsScarce();
       const uint64_t read = it->second.read;
       write.file->granules.erase(it);
       if (stays) {

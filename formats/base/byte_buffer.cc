@@ -1,6 +1,7 @@
 #include "formats/base/byte_buffer.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -121,7 +122,9 @@ ByteBuffer::ByteBuffer(size_t size) : size_(size) {
     return;
   }
   data_ = Idle().Take(Capacity(size));
-  if (data_ == nullptr) data_ = Map(Capacity(size));
+  if (data_ != nullptr) return;
+  if (IsScarce()) ReleaseIdle();  // kept before there was a limit
+  data_ = Map(Capacity(size));
 }
 
 ByteBuffer::~ByteBuffer() {
@@ -129,7 +132,7 @@ ByteBuffer::~ByteBuffer() {
   const size_t capacity = Capacity(size_);
   if (!IsKept(size_)) {
     ::operator delete(data_);
-  } else if (!Idle().Keep(data_, capacity)) {
+  } else if (IsScarce() || !Idle().Keep(data_, capacity)) {
     ::munmap(data_, capacity);
   }
 }
@@ -137,5 +140,10 @@ ByteBuffer::~ByteBuffer() {
 size_t ByteBuffer::IdleBytes() { return Idle().bytes(); }
 
 void ByteBuffer::ReleaseIdle() { Idle().Release(); }
+
+bool ByteBuffer::IsScarce() {
+  struct rlimit limit {};
+  return ::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+}
 
 }  // namespace weightfs

@@ -38,6 +38,10 @@ class ByteBuffer {
   static size_t IdleBytes();
   // Gives it back to the system: no more buffers are wanted for a while.
   static void ReleaseIdle();
+  // Whether the address space of the process has a limit (RLIMIT_AS). Nothing
+  // is kept then, here or elsewhere, that somebody may come for: what cannot be
+  // had any more is the end.
+  static bool IsScarce();
 
  private:
   std::byte* data_ = nullptr;
