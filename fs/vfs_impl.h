@@ -110,7 +110,8 @@ class Vfs::Impl {
   LearnedOrder order_;
 
  private:
-  ByteRange ExtentAt(uint32_t file, uint64_t offset, uint64_t slack) const;
+  // REQUIRES: the read is not empty.
+  Readahead::Extents ExtentsOf(uint32_t file, ByteRange read) const;
   std::optional<NodeId> SetFolderChild(const NodeId& parent,
                                        std::string_view name,
                                        const IndexedSet* index) const;

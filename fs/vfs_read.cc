@@ -70,11 +70,20 @@ struct ParkedRead {
   }
 };
 
+// `slack`: an extent that begins less than so far behind `offset` counts.
+ByteRange ExtentAt(const std::vector<IndexedSet::Extent>& extents,
+                   uint64_t offset, uint64_t slack) {
+  auto next = std::upper_bound(
+      extents.begin(), extents.end(), offset,
+      [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
+  if (next == extents.begin()) return {0, offset};  // the header
+  if (next == extents.end() || next->begin - offset >= slack) --next;
+  return {next->begin, next->end - next->begin};
+}
+
 }  // namespace
 
-// `slack`: an extent that begins less than so far behind `offset` counts.
-ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset,
-                              uint64_t slack) const {
+Readahead::Extents Vfs::Impl::ExtentsOf(uint32_t file, ByteRange read) const {
   const ByteRange whole{0, repo_.snapshot().files[file].size};
   const auto set = set_of_file_[file];
   const IndexPtr index = set ? repo_.FindIndex(*set) : nullptr;
@@ -83,12 +92,10 @@ ByteRange Vfs::Impl::ExtentAt(uint32_t file, uint64_t offset,
   if (it == index->files.end()) return whole;
   const auto& extents =
       index->extents[static_cast<size_t>(it - index->files.begin())];
-  auto next = std::upper_bound(
-      extents.begin(), extents.end(), offset,
-      [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
-  if (next == extents.begin()) return {0, offset};  // the header
-  if (next == extents.end() || next->begin - offset >= slack) --next;
-  return {next->begin, next->end - next->begin};
+  // A page that begins in one tensor and goes on into the next is asked for by
+  // who wants the next.
+  return {ExtentAt(extents, read.offset, kPage),
+          ExtentAt(extents, read.offset + read.length - 1, 0).offset, false};
 }
 
 Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
@@ -99,11 +106,7 @@ Result<Vfs::Impl::Reading> Vfs::Impl::PlanRead(const NodeId& id,
   if (id.kind == NodeKind::kRepoFile) {
     if (out.empty()) return reading;
     reading.sources.push_back({id.ordinal, offset, out});
-    // A page that begins in one tensor and goes on into the next is asked for
-    // by who wants the next.
-    const uint64_t last = offset + out.size() - 1;
-    reading.in = {ExtentAt(id.ordinal, offset, kPage),
-                  ExtentAt(id.ordinal, last, 0).offset, false};
+    reading.in = ExtentsOf(id.ordinal, {offset, out.size()});
     return reading;
   }
   ASSIGN_OR_RETURN(const VirtualFile file, TensorFile(id, *index));
@@ -154,7 +157,7 @@ void Vfs::Impl::FollowOrder(const Source& read, ByteRange extent) {
 
 std::vector<FileRun> Vfs::Impl::CollectOrder() const {
   return order_.Collect([this](uint32_t file, uint64_t offset) {
-    return ExtentAt(file, offset, kPage);
+    return ExtentsOf(file, {offset, 1}).first;
   });
 }
 
