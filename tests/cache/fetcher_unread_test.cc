@@ -11,17 +11,6 @@
 namespace weightfs {
 namespace {
 
-// Within a minute.
-template <typename Condition>
-bool ComesTrue(const Condition& condition) {
-  const Clock::Time end = Clock::System().Now() + std::chrono::minutes(1);
-  while (!condition()) {
-    if (Clock::System().Now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return true;
-}
-
 class FetcherUnreadTest : public FetcherTest {
  protected:
   // Waits until the pool is through with what it was asked for so far: once all
@@ -44,6 +33,14 @@ class FetcherUnreadTest : public FetcherTest {
     object_->Prefetch(first * kG, count * kG);
     origin_.FinishAll();
     AwaitWritten(count);
+  }
+  // Waits until what was written so far has lived for its time, and the timers
+  // that are due by then ran.
+  void AwaitOldAge() {
+    std::promise<void> old;
+    timers_.At(Clock::System().Now() + UnreadBytes::kLife,
+               [&] { old.set_value(); });
+    old.get_future().wait();
   }
   // Whether TryRead gives the bytes, and gives the right ones.
   ::testing::AssertionResult Tries(uint64_t offset, uint64_t length) {
@@ -334,8 +331,10 @@ TEST_F(FetcherUnreadTest, AGranulesBeginMayBeReadAfterItsEnd) {
 TEST_F(FetcherUnreadTest, WhatNobodyCameForIsTheSystemsAgain) {
   Open(64 * kG);
   PrefetchToCache(0, 64);
-  EXPECT_TRUE(ComesTrue([&] { return !Tries(63 * kG, 1); }));
-  EXPECT_TRUE(ComesTrue([] { return ByteBuffer::IdleBytes() == 0; }));
+  EXPECT_TRUE(Tries(63 * kG, 1));
+  AwaitOldAge();
+  EXPECT_FALSE(Tries(63 * kG, 1));
+  EXPECT_EQ(ByteBuffer::IdleBytes(), 0u);
 }
 
 // As above, where nothing was ever fetched for later.
@@ -346,7 +345,8 @@ TEST_F(FetcherUnreadTest, WhatReadersWaitedForIsTheSystemsAgain) {
   EXPECT_TRUE(IsRight(reading));
   AwaitWritten(64);
   EXPECT_GT(ByteBuffer::IdleBytes(), 0u);
-  EXPECT_TRUE(ComesTrue([] { return ByteBuffer::IdleBytes() == 0; }));
+  AwaitOldAge();
+  EXPECT_EQ(ByteBuffer::IdleBytes(), 0u);
 }
 
 // Each byte right, whoever reads what while it comes and goes.
