@@ -120,10 +120,7 @@ class FuseTest : public ::testing::Test {
     }
     return false;
   }
-  // Until the workers have seen all that was sent.
-  void Settle() {
-    for (int i = 0; i < 8; ++i) kernel_->Ask(FUSE_STATFS, FUSE_ROOT_ID);
-  }
+  void Settle() { kernel_->Settle(); }
 
   std::string text_;
   Gate gate_;

@@ -9,12 +9,14 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace weightfs {
 namespace {
 
 // libfuse hands its callbacks the session's userdata, which is not ours.
 std::atomic<FakeKernel*> current{nullptr};
+thread_local bool handles_one = false;
 
 }  // namespace
 
@@ -63,7 +65,9 @@ FakeKernel::~FakeKernel() {
 }
 
 ssize_t FakeKernel::OnRead(int fd, void* buffer, size_t size, void*) {
+  if (std::exchange(handles_one, false)) current.load()->Done();
   const ssize_t got = ::recv(fd, buffer, size, 0);
+  handles_one = got > 0;
   if (got != 0) return got;
   errno = ENODEV;  // as after an unmount
   return -1;
@@ -93,6 +97,25 @@ ssize_t FakeKernel::Take(const iovec* parts, int count) {
   return static_cast<ssize_t>(bytes.size());
 }
 
+void FakeKernel::Done() {
+  MutexLock lock(mutex_);
+  ++done_;
+  changed_.NotifyAll();
+}
+
+void FakeKernel::Settle() {
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  MutexLock lock(mutex_);
+  while (done_ < sent_) {
+    if (!changed_.WaitUntil(mutex_, deadline) &&
+        std::chrono::steady_clock::now() >= deadline) {
+      ADD_FAILURE() << sent_ - done_ << " requests are still being handled";
+      return;
+    }
+  }
+}
+
 uint64_t FakeKernel::NextUnique() {
   MutexLock lock(mutex_);
   const uint64_t unique = next_;
@@ -120,6 +143,10 @@ void FakeKernel::SendAs(uint64_t unique, uint32_t opcode, uint64_t node,
 }
 
 void FakeKernel::SendRaw(std::string_view bytes) {
+  {
+    MutexLock lock(mutex_);
+    ++sent_;
+  }
   ASSERT_EQ(::send(ours_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
             static_cast<ssize_t>(bytes.size()));
 }

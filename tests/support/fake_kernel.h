@@ -73,6 +73,9 @@ class FakeKernel {
   // How many answers came to it so far, those that were refused among them.
   size_t Answers(uint64_t unique) EXCLUDES(mutex_);
   size_t AllAnswers() EXCLUDES(mutex_);
+  // Until the workers are done with all that was sent (a minute at most), its
+  // handlers' ends included. What hangs in a handler is waited for, too.
+  void Settle() EXCLUDES(mutex_);
   // The next `count` answers are refused so.
   void RefuseAnswers(int error, size_t count) EXCLUDES(mutex_);
 
@@ -87,11 +90,15 @@ class FakeKernel {
   static ssize_t OnRead(int fd, void* buffer, size_t size, void* userdata);
   static ssize_t OnWrite(int fd, iovec* parts, int count, void* userdata);
   ssize_t Take(const iovec* parts, int count) EXCLUDES(mutex_);
+  // A worker's next request: it is done with the one before.
+  void Done() EXCLUDES(mutex_);
 
   Mutex mutex_;
   CondVar changed_;
   uint64_t next_ GUARDED_BY(mutex_) = 2;  // even, as the kernel's
   std::multimap<uint64_t, Answer> answers_ GUARDED_BY(mutex_);
+  uint64_t sent_ GUARDED_BY(mutex_) = 0;
+  uint64_t done_ GUARDED_BY(mutex_) = 0;
   int refusal_ GUARDED_BY(mutex_) = 0;
   size_t refusals_ GUARDED_BY(mutex_) = 0;
   UniqueFd ours_;
