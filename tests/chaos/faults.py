@@ -413,7 +413,9 @@ class DiskFull(Fault):
 class OfflineDamage(OfCache):
     """What no running daemon can see: both are killed, bits of what they kept
     flip, both come back. (A bit that flips after a process hashed the granule
-    is found by the next process only: cache/LAYOUT.md, "Crash cases".)"""
+    is found by the next process only: cache/LAYOUT.md, "Crash cases". So
+    nobody may have a file open then: what is passed through, the kernel reads
+    on without a daemon.)"""
     name = "both killed, cache bits flipped"
     least, most = 0.0, 0.5
 
@@ -425,8 +427,10 @@ class OfflineDamage(OfCache):
             detached = [pid for daemon in world.daemons for pid in daemon.old
                         if harness.alive(pid)]
             if not detached:
+                world.readers.ask("pause", 2 * (world.timeout + world.grace))
                 with contextlib.suppress(OSError):
                     self.damage(world, random_module.Random(self.seed))
+                world.readers.ask("resume")
             yield
             for daemon in world.daemons:
                 daemon.start_again()
