@@ -5,7 +5,6 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -95,12 +94,10 @@ std::optional<MountRecord> FindRecord(const std::string& run_dir,
 // Ends the kernel's side: who waits for an answer gets an error. Permitted to
 // who mounted and to root.
 void AbortConnection(const std::string& mountpoint) {
-  std::ifstream table("/proc/self/mountinfo");
-  const std::string text(std::istreambuf_iterator<char>(table), {});
-  const auto device = DeviceOfMount(text, mountpoint);
-  if (!device.has_value()) return;
+  const std::string device = DeviceOfMount(mountpoint);
+  if (device.empty()) return;
   std::ofstream("/sys/fs/fuse/connections/" +
-                device->substr(device->find(':') + 1) + "/abort")
+                device.substr(device.find(':') + 1) + "/abort")
       << "1\n";
 }
 

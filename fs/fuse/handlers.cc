@@ -204,7 +204,7 @@ void ReplyOpen(const Pending& pending, fuse_file_info info,
               "what others read of it was found wrong; once they have closed "
               "it, it can be opened and is fetched anew"));
   }
-  info.keep_cache = open->keep_cache ? 1 : 0;
+  info.keep_cache = open->keep_cache && state.MayKeepPages(node) ? 1 : 0;
   info.noflush = 1;
   info.fh = 0;
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
@@ -454,6 +454,12 @@ void FuseState::DropHandle(uint64_t fh) {
   if (it == handles.end()) return;
   dropped = std::move(it->second);
   handles.erase(it);
+}
+
+bool FuseState::MayKeepPages(uint64_t node) {
+  MutexLock lock(mutex);
+  opened.insert(node);
+  return !stale.contains(node);
 }
 
 FuseState::FuseState(Vfs& served, const RequestTimes& times,

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "formats/base/mutex.h"
 #include "fs/fuse/passthrough.h"
@@ -60,6 +61,13 @@ struct FuseState {
   void DropHandle(uint64_t fh) EXCLUDES(mutex);
   uint64_t next_handle GUARDED_BY(mutex) = 1;
   std::unordered_map<uint64_t, Handle> handles GUARDED_BY(mutex);
+
+  // Files whose pages the kernel may have, and those among them whose pages it
+  // is to drop when they are opened.
+  std::unordered_set<uint64_t> opened GUARDED_BY(mutex);
+  std::unordered_set<uint64_t> stale GUARDED_BY(mutex);
+  // To be called before an open is answered. False: its pages are to go.
+  bool MayKeepPages(uint64_t node) EXCLUDES(mutex);
 
   Requests requests;  // those that the Vfs works on
   Passthrough passthrough;

@@ -60,15 +60,18 @@ std::optional<std::string> DeviceOfMount(const std::string& mountinfo,
   return device;
 }
 
-uint32_t RaiseReadAhead(const std::string& mountpoint, uint32_t max_background,
+std::string DeviceOfMount(const std::string& mountpoint) {
+  return DeviceOfMount(ReadText("/proc/self/mountinfo"), mountpoint)
+      .value_or("");
+}
+
+uint32_t RaiseReadAhead(const std::string& device, uint32_t max_background,
                         uint32_t read_ahead_kb) {
   using std::chrono::milliseconds;
-  const auto device =
-      DeviceOfMount(ReadText("/proc/self/mountinfo"), mountpoint);
-  if (!device) return 0;
+  if (device.empty()) return 0;
   // Before the INIT reply is taken, the kernel would overwrite the value.
   const std::string connection = "/sys/fs/fuse/connections/" +
-                                 device->substr(device->find(':') + 1) +
+                                 device.substr(device.find(':') + 1) +
                                  "/max_background";
   for (int i = 0; i < 200; ++i) {
     const auto seen = ReadNumber(connection);
@@ -76,7 +79,7 @@ uint32_t RaiseReadAhead(const std::string& mountpoint, uint32_t max_background,
     std::this_thread::sleep_for(milliseconds(5));
     if (!seen && i >= 20) break;  // no fusectl here: 100 ms must do
   }
-  const std::string bdi = "/sys/class/bdi/" + *device + "/read_ahead_kb";
+  const std::string bdi = "/sys/class/bdi/" + device + "/read_ahead_kb";
   const uint32_t before = ReadNumber(bdi).value_or(0);
   if (before < read_ahead_kb) std::ofstream(bdi) << read_ahead_kb << '\n';
   return ReadNumber(bdi).value_or(0);

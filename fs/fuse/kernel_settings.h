@@ -17,10 +17,13 @@ namespace weightfs {
 std::optional<std::string> DeviceOfMount(const std::string& mountinfo,
                                          const std::string& mountpoint);
 
+// As it is now; empty if nothing is mounted there.
+std::string DeviceOfMount(const std::string& mountpoint);
+
 // Waits (bounded) until the kernel took the INIT reply with `max_background`,
-// then raises the mount's read-ahead where permitted. The value in effect; 0 if
-// it cannot be read.
-uint32_t RaiseReadAhead(const std::string& mountpoint, uint32_t max_background,
+// then raises the read-ahead of the mount with that device where permitted. The
+// value in effect; 0 if it cannot be read.
+uint32_t RaiseReadAhead(const std::string& device, uint32_t max_background,
                         uint32_t read_ahead_kb);
 
 // Lets the kernel send look-ups and listings of one folder side by side, if

@@ -18,6 +18,7 @@
 #include "formats/base/worker_pool.h"
 #include "fs/fuse/handlers.h"
 #include "fs/fuse/kernel_settings.h"
+#include "fs/fuse/mount_user.h"
 
 namespace weightfs {
 namespace {
@@ -63,13 +64,15 @@ class LowLevelSession final : public FuseSession {
   LowLevelSession(Vfs& vfs, FuseOptions options)
       : options_(std::move(options)),
         state_(vfs, options_.times),
-        ended_(::eventfd(0, EFD_CLOEXEC)) {
+        ended_(::eventfd(0, EFD_CLOEXEC)),
+        user_(options_.mountpoint) {
     state_.uid = ::getuid();
     state_.gid = ::getgid();
     state_.no_passthrough = options_.no_passthrough;
   }
   ~LowLevelSession() override {
     state_.requests.Stop();
+    user_.Stop();
     if (session_ == nullptr) return;
     if (mounted_) fuse_session_unmount(session_);
     fuse_remove_signal_handlers(session_);
@@ -89,10 +92,7 @@ class LowLevelSession final : public FuseSession {
     return state_.passthrough.totals();
   }
   bool GiveUp() override;
-  void Invalidate(uint64_t node) override {
-    // Not known to the kernel (ENOENT), or unmounted: nothing to forget.
-    static_cast<void>(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0));
-  }
+  void Invalidate(uint64_t node) override;
 
  private:
   void Announce(const std::function<void(const FuseSettings&)>& ready);
@@ -105,6 +105,7 @@ class LowLevelSession final : public FuseSession {
   const FuseOptions options_;
   FuseState state_;
   const UniqueFd ended_;  // an eventfd: the loop came back
+  MountUser user_;
   fuse_session* session_ = nullptr;
   bool mounted_ = false;
 };
@@ -150,8 +151,10 @@ void LowLevelSession::Announce(
     while (!state_.initialised) state_.changed.Wait(state_.mutex);
     if (state_.settings.max_read == 0) return;  // ended before it began
   }
-  const uint32_t read_ahead = RaiseReadAhead(
-      options_.mountpoint, kMaxBackground, options_.read_ahead_kb);
+  const std::string device = DeviceOfMount(options_.mountpoint);
+  user_.SetDevice(device);
+  const uint32_t read_ahead =
+      RaiseReadAhead(device, kMaxBackground, options_.read_ahead_kb);
   StartPassthrough();
   FuseSettings settings;
   {
@@ -174,6 +177,25 @@ void LowLevelSession::StartPassthrough() {
   }
   const PassthroughTotals totals = state_.passthrough.totals();
   LogInfo("passthrough={}{}", totals.on ? "on" : "off: ", totals.why);
+}
+
+// An open that may not keep pages waits for reads of them and drops them. The
+// kernel has a notification for that, too, but who sends it waits with
+// /dev/fuse in hand; so that is for a mount that has no path any more (detached
+// from it, say) alone.
+void LowLevelSession::Invalidate(uint64_t node) {
+  {
+    MutexLock lock(state_.mutex);
+    if (!state_.opened.contains(node)) return;
+    state_.stale.insert(node);
+  }
+  const auto outcome = user_.Open(state_.vfs->Describe(node));
+  if (outcome == MountUser::Outcome::kFailed) {
+    // Not known to the kernel (ENOENT), or unmounted: nothing to forget.
+    static_cast<void>(fuse_lowlevel_notify_inval_inode(session_, node, 0, 0));
+  }
+  MutexLock lock(state_.mutex);
+  state_.stale.erase(node);
 }
 
 // Has the kernel forget files that nobody has open, so that their bytes can be
@@ -259,6 +281,7 @@ Result<> LowLevelSession::Serve(
     fuse_session_unmount(session_);
   }
   mounted_ = false;
+  user_.Stop();
   announcer.join();
   forgetter.join();
   if (result < 0) {

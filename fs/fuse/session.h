@@ -47,7 +47,7 @@ class FuseSession {
   // serves. REQUIRES: called from the only thread that lets signals in.
   virtual Result<> Serve(std::function<void(const FuseSettings&)> ready) = 0;
   // Has the kernel forget the node's pages: they may be wrong. Waits for reads
-  // of them, so not for threads that serve. After `ready`.
+  // of them, so not for threads that serve; returns when serving ends.
   virtual void Invalidate(uint64_t node) = 0;
 
   // What the kernel waits for now. From any thread.

@@ -175,7 +175,7 @@ int Serve(const std::string& mountpoint, uint32_t read_ahead_kb,
   }
   const std::jthread announcer([&] {
     server.started.get_future().wait();
-    RaiseReadAhead(mountpoint, kMaxBackground, read_ahead_kb);
+    RaiseReadAhead(DeviceOfMount(mountpoint), kMaxBackground, read_ahead_kb);
     std::puts("serves");
     std::fflush(stdout);
   });
