@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -40,7 +41,8 @@ struct FuseState {
   gid_t gid = 0;
   // The kernel may send look-ups and listings of one folder side by side.
   std::atomic<bool> parallel_folders{false};
-  std::atomic<bool> answered{false};  // anything, so far: INIT
+  std::atomic<bool> answered{false};   // anything, so far: INIT
+  std::function<void()> disconnected;  // may be empty; see FuseOptions
   // Why no file can be passed through; empty: as the kernel says at INIT.
   std::string no_passthrough;
   std::atomic<uint64_t> reads{0};  // ever asked of the daemon

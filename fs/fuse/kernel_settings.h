@@ -26,13 +26,14 @@ std::string DeviceOfMount(const std::string& mountpoint);
 uint32_t RaiseReadAhead(const std::string& device, uint32_t max_background,
                         uint32_t read_ahead_kb);
 
-// Lets the kernel send look-ups and listings of one folder side by side, if
-// `state` says so when INIT is answered. Without that it lets one at a time
-// into each folder, and those who wait for their turn cannot even be killed.
-// libfuse 3.14 knows the flag and does not pass it on. To be called once the
-// session is mounted and before it serves; its userdata is a FuseState. False
-// if libfuse refuses.
-bool AllowParallelFolders(fuse_session* session);
+// Has the session talk to the kernel by functions of ours. They let it send
+// look-ups and listings of one folder side by side, if the state says so when
+// INIT is answered: without that it lets one at a time into each folder, and
+// those who wait for their turn cannot even be killed; libfuse 3.14 knows the
+// flag and does not pass it on. And they call the state's `disconnected`. To be
+// called once the session is mounted and before it serves; its userdata is a
+// FuseState. False if libfuse refuses.
+bool UseOwnIo(fuse_session* session);
 
 }  // namespace weightfs
 

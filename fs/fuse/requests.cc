@@ -41,7 +41,7 @@ std::pair<RequestId, OpId> Requests::Add(Request request,
   const RequestId id = next_++;
   const OpId op = request.op;
   waiting_.emplace(id, request);
-  if (std::exchange(idle_, false)) changed_.NotifyAll();
+  if (std::exchange(idle_, false)) work_.NotifyAll();
   return {id, op};
 }
 
@@ -58,7 +58,7 @@ fuse_req_t Requests::Take(RequestId id) {
 void Requests::Answered() {
   MutexLock lock(mutex_);
   --answering_;
-  if (answering_ == 0 && waiting_.empty()) changed_.NotifyAll();
+  if (answering_ == 0 && waiting_.empty()) done_.NotifyAll();
 }
 
 bool Requests::LeaveResident(RequestId id) {
@@ -98,7 +98,7 @@ bool Requests::WaitIdle(std::chrono::milliseconds limit) {
   const auto deadline = Clock::System().Now() + limit;
   MutexLock lock(mutex_);
   while (answering_ != 0 || !waiting_.empty()) {
-    if (!changed_.WaitUntil(mutex_, deadline) &&
+    if (!done_.WaitUntil(mutex_, deadline) &&
         Clock::System().Now() >= deadline) {
       return answering_ == 0 && waiting_.empty();
     }
@@ -111,7 +111,7 @@ void Requests::Stop() {
     MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.NotifyAll();
+  work_.NotifyAll();
   if (watchdog_.joinable()) watchdog_.join();
 }
 
@@ -122,9 +122,9 @@ void Requests::Watch() {
     {
       MutexLock lock(mutex_);
       idle_ = waiting_.empty();
-      while (idle_ && !stopping_) changed_.Wait(mutex_);
+      while (idle_ && !stopping_) work_.Wait(mutex_);
       const auto next = Clock::System().Now() + kPace;
-      while (!stopping_ && changed_.WaitUntil(mutex_, next)) {
+      while (!stopping_ && work_.WaitUntil(mutex_, next)) {
       }
       if (stopping_) return;
       const auto now = Clock::System().Now();

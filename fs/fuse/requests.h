@@ -84,12 +84,13 @@ class Requests {
   const RequestTimes times_;
   const std::function<void(RequestId, const Request&)> read_;
   Mutex mutex_;
-  CondVar changed_;
+  CondVar work_;  // for the watchdog
+  CondVar done_;  // for who waits until all is answered
   RequestId next_ GUARDED_BY(mutex_) = 1;
   std::unordered_map<RequestId, Request> waiting_ GUARDED_BY(mutex_);
   size_t answering_ GUARDED_BY(mutex_) = 0;
   uint64_t late_ GUARDED_BY(mutex_) = 0;
-  bool idle_ GUARDED_BY(mutex_) = false;  // the watchdog sleeps
+  bool idle_ GUARDED_BY(mutex_) = false;  // the watchdog waits for requests
   bool stopping_ GUARDED_BY(mutex_) = false;
   std::jthread watchdog_;
 };

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -64,11 +63,11 @@ class LowLevelSession final : public FuseSession {
   LowLevelSession(Vfs& vfs, FuseOptions options)
       : options_(std::move(options)),
         state_(vfs, options_.times),
-        ended_(::eventfd(0, EFD_CLOEXEC)),
         user_(options_.mountpoint) {
     state_.uid = ::getuid();
     state_.gid = ::getgid();
     state_.no_passthrough = options_.no_passthrough;
+    state_.disconnected = options_.disconnected;
   }
   ~LowLevelSession() override {
     state_.requests.Stop();
@@ -98,13 +97,11 @@ class LowLevelSession final : public FuseSession {
   void Announce(const std::function<void(const FuseSettings&)>& ready);
   void StartPassthrough();
   void ForgetIdle();
-  void AwaitDisconnection();
   bool Connected() const;
   void Hangup();
 
   const FuseOptions options_;
   FuseState state_;
-  const UniqueFd ended_;  // an eventfd: the loop came back
   MountUser user_;
   fuse_session* session_ = nullptr;
   bool mounted_ = false;
@@ -138,7 +135,7 @@ Result<> LowLevelSession::Mount() {
             : "fusermount3 must be installed and the folder must be yours");
   }
   mounted_ = true;
-  if (!AllowParallelFolders(session_)) {
+  if (!UseOwnIo(session_)) {
     return Error(Code::kIo, "libfuse refused I/O of our own; see the log");
   }
   return {};
@@ -215,17 +212,6 @@ void LowLevelSession::ForgetIdle() {
   }
 }
 
-// The loop comes back only once all its workers do.
-void LowLevelSession::AwaitDisconnection() {
-  pollfd entries[] = {{fuse_session_fd(session_), 0, 0},
-                      {ended_.get(), POLLIN, 0}};
-  while (::poll(entries, 2, -1) < 0 && errno == EINTR) {
-  }
-  if (entries[0].revents != 0 && options_.disconnected) {
-    options_.disconnected();
-  }
-}
-
 bool LowLevelSession::GiveUp() {
   const bool connected = Connected();
   state_.requests.FailAll();
@@ -248,10 +234,8 @@ void LowLevelSession::Hangup() {
 
 Result<> LowLevelSession::Serve(
     std::function<void(const FuseSettings&)> ready) {
-  std::jthread announcer = StartThread("wfs-announce", [this, &ready] {
-    Announce(ready);
-    AwaitDisconnection();
-  });
+  std::jthread announcer =
+      StartThread("wfs-announce", [this, &ready] { Announce(ready); });
   std::jthread forgetter = StartThread("wfs-forget", [this] { ForgetIdle(); });
   fuse_loop_config* config = fuse_loop_cfg_create();
   fuse_loop_cfg_set_clone_fd(config, 0);
@@ -267,8 +251,6 @@ Result<> LowLevelSession::Serve(
     state_.initialised = true;  // lets the announcer go
     state_.changed.NotifyAll();
   }
-  const uint64_t one = 1;
-  static_cast<void>(::write(ended_.get(), &one, sizeof(one)) < 0);
   state_.passthrough.Stop();
   state_.vfs->Shutdown();
   if (!state_.requests.WaitIdle(std::chrono::seconds(1))) {

@@ -25,8 +25,8 @@ struct FuseOptions {
   // Why no file can be passed through (fs/fuse/passthrough.h), if so: there is
   // no cache, say.
   std::string no_passthrough;
-  // Runs once if the kernel ends the connection (an unmount, an abort), on a
-  // thread of its own, even if a worker is stuck.
+  // Runs if the kernel ends the connection (an unmount, an abort), on each
+  // worker that sees it, even if others are stuck: must not wait. May be empty.
   std::function<void()> disconnected;
   // Detaches the mount, in libfuse's stead; false if it could not. May be
   // empty.

@@ -1,4 +1,5 @@
-// The kernel's INIT, answered with what libfuse 3.14 leaves out.
+// I/O with the kernel: INIT is answered with what libfuse 3.14 leaves out, and
+// the end of the connection is told.
 
 #include <linux/fuse.h>
 #include <sys/uio.h>
@@ -46,13 +47,19 @@ ssize_t Write(int fd, iovec* parts, int count, void* userdata) {
   return written;
 }
 
-ssize_t Read(int fd, void* buffer, size_t size, void*) {
-  return ::read(fd, buffer, size);
+// Who polls the device to learn of its end is woken by every request.
+ssize_t Read(int fd, void* buffer, size_t size, void* userdata) {
+  const ssize_t got = ::read(fd, buffer, size);
+  if (got >= 0 || errno != ENODEV) return got;
+  const auto& state = *static_cast<FuseState*>(userdata);
+  if (state.disconnected) state.disconnected();
+  errno = ENODEV;
+  return got;
 }
 
 }  // namespace
 
-bool AllowParallelFolders(fuse_session* session) {
+bool UseOwnIo(fuse_session* session) {
   fuse_custom_io io{};
   io.writev = &Write;
   io.read = &Read;
