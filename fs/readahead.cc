@@ -65,7 +65,9 @@ ByteRange Readahead::Begin(Stream& stream, ByteRange read, const Extents& in) {
                   .fetched = end,
                   .last_use = ++tick_,
                   .extent = in.last,
-                  .length = read.length};
+                  .length = read.length,
+                  // Nobody reads on from a header by chance.
+                  .crossings = in.first.offset == 0 && in.last > 0 ? 1u : 0u};
   // No format has a tensor where a file begins: that is a header.
   const bool starts_it = in.first.offset > 0 &&
                          read.offset <= in.first.offset &&
@@ -89,13 +91,23 @@ ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
   const bool goes_on = stream.crossings >= kCrossings;
   // It may be what the kernel read beyond a tensor.
   if (enters && !goes_on && in.first.offset < read.offset) return {};
-  const uint64_t window = std::clamp(2 * stream.length, kFirstWindow, largest_);
-  const uint64_t limit =
-      goes_on ? file_size : in.first.offset + in.first.length;
+  const uint64_t steep = stream.length > kFirstWindow
+                             ? std::min(4 * stream.length, kSteepWindow)
+                             : 0;
+  const uint64_t window =
+      std::clamp(std::max(2 * stream.length, steep), kFirstWindow, largest_);
+  const uint64_t ends = goes_on ? file_size : in.first.offset + in.first.length;
   const uint64_t from = std::max(stream.next, stream.fetched);
-  const uint64_t to = std::min(stream.next + window, limit);
+  const uint64_t window_end = stream.next + window;
+  uint64_t to = std::min(window_end, ends);
+  // Who crossed once already may well do so again.
+  if (stream.crossings > 0 && window_end > ends) {
+    const uint64_t beyond =
+        std::min({window_end, file_size, ends + stream.length / 4});
+    if (beyond >= from + kBeyond) to = beyond;
+  }
   // Not in drips: half a window at least, unless the extent ends.
-  if (to <= from || (to - from < window / 2 && to != limit)) return {};
+  if (to <= from || (to - from < window / 2 && to < ends)) return {};
   stream.fetched = to;
   return {from, to - from};
 }

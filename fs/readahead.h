@@ -3,8 +3,10 @@
 // then close. A read of a tensor's first bytes starts the tensor: loaders that
 // map files touch the first page of each before they use it. Another first read
 // of a stream fetches nothing more; a second one that goes on from it opens a
-// window, twice as wide as what was read so far. Inside a tensor the window
-// ends with it, until a stream has crossed from one into the next twice.
+// window, twice as wide as what was read so far; beyond the first MiB, up to 16
+// MiB, four times. Inside a tensor the window ends with it, until a stream has
+// crossed from one into the next twice; after once, or from the header, a
+// quarter of what was read so far is fetched of what follows.
 //
 // Thread-safety: safe for concurrent use.
 
@@ -29,7 +31,10 @@ struct ByteRange {
 
 class Readahead {
  public:
-  static constexpr uint64_t kFirstWindow = 1 << 20;      // bytes
+  static constexpr uint64_t kFirstWindow = 1 << 20;  // bytes
+  // Beyond a tensor's end, at least, at once.
+  static constexpr uint64_t kBeyond = 4 << 20;           // bytes
+  static constexpr uint64_t kSteepWindow = 16 << 20;     // bytes
   static constexpr uint64_t kLargestWindow = 256 << 20;  // bytes
   static constexpr uint64_t kTensorWindow = 64 << 20;    // of a first touch
   // Kernel read-ahead arrives in parallel and out of order.

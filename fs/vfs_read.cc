@@ -70,13 +70,14 @@ struct ParkedRead {
   }
 };
 
-// `slack`: an extent that begins less than so far behind `offset` counts.
+// `slack`: an extent that begins less than so far behind `offset` counts, but
+// for the header's end. REQUIRES: there are extents.
 ByteRange ExtentAt(const std::vector<IndexedSet::Extent>& extents,
                    uint64_t offset, uint64_t slack) {
   auto next = std::upper_bound(
       extents.begin(), extents.end(), offset,
       [](uint64_t o, const IndexedSet::Extent& e) { return o < e.begin; });
-  if (next == extents.begin()) return {0, offset};  // the header
+  if (next == extents.begin()) return {0, next->begin};  // the header
   if (next == extents.end() || next->begin - offset >= slack) --next;
   return {next->begin, next->end - next->begin};
 }
@@ -92,6 +93,7 @@ Readahead::Extents Vfs::Impl::ExtentsOf(uint32_t file, ByteRange read) const {
   if (it == index->files.end()) return whole;
   const auto& extents =
       index->extents[static_cast<size_t>(it - index->files.begin())];
+  if (extents.empty()) return whole;
   // A page that begins in one tensor and goes on into the next is asked for by
   // who wants the next.
   return {ExtentAt(extents, read.offset, kPage),

@@ -98,6 +98,42 @@ TEST(ReadaheadTest, AWindowEndsWithItsTensorUntilTwoWereCrossed) {
   EXPECT_GT(ahead.offset + ahead.length, 6 * kMiB);
 }
 
+// Who comes from the header reads the file: the next tensor is on its way
+// before the first one ends, but no more of it than a quarter of what was read.
+TEST(ReadaheadTest, AReaderFromTheHeaderFindsTheSecondTensorOnItsWay) {
+  Readahead readahead;
+  const uint64_t header = 2048;
+  const uint64_t tensor = 64 * kMiB;
+  const uint64_t size = header + 4 * tensor;
+  const auto extent = [&](uint64_t offset) {
+    if (offset < header) return ByteRange{0, header};
+    return ByteRange{header + (offset - header) / tensor * tensor, tensor};
+  };
+  uint64_t fetched = 0;
+  for (uint64_t at = 0; at + kMiB < tensor; at += kMiB / 8) {
+    const ByteRange ahead =
+        readahead.OnRead(1, size, {at, kMiB / 8},
+                         {extent(at), extent(at + kMiB / 8 - 1).offset, false});
+    if (ahead.length > 0) fetched = ahead.offset + ahead.length;
+    EXPECT_LE(fetched,
+              std::max(header + tensor + (at + kMiB / 8) / 4, at + 32 * kMiB));
+  }
+  EXPECT_GE(fetched, header + tensor + 8 * kMiB);
+  EXPECT_LE(fetched, header + tensor + 16 * kMiB);
+}
+
+TEST(ReadaheadTest, AStreamThatBeganInATensorEndsThereAtFirst) {
+  Readahead readahead;
+  const uint64_t size = 200 * kMiB;
+  const ByteRange tensor{10 * kMiB, 64 * kMiB};
+  uint64_t fetched = 0;
+  for (uint64_t at = 10 * kMiB; at < 74 * kMiB; at += kMiB) {
+    const ByteRange ahead = readahead.OnRead(1, size, {at, kMiB}, tensor);
+    if (ahead.length > 0) fetched = ahead.offset + ahead.length;
+  }
+  EXPECT_EQ(fetched, 74 * kMiB);
+}
+
 // The kernel asks for what lies around a page, and reads on beyond a tensor.
 TEST(ReadaheadTest, WhatTheKernelReadsBeyondATensorStartsNothing) {
   Readahead readahead;
