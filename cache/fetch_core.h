@@ -49,8 +49,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
                    std::span<std::byte> out, const ReadOptions& options,
                    Object::Done done) EXCLUDES(mutex_);
   void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
-  void Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
-                uint64_t length) EXCLUDES(mutex_);
+  uint64_t Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
+                    uint64_t length) EXCLUDES(mutex_);
   bool TryRead(FetchFile& file, uint64_t offset, std::span<std::byte> out);
   double CachedFraction(const std::shared_ptr<FetchFile>& file);
   // "the cache" or the origin's name.
@@ -100,8 +100,8 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
                Queue& queue, int64_t ticket) REQUIRES(mutex_);
   void Count(const FetchFile& file, uint64_t granule, Granule& entry,
              bool counted) REQUIRES(mutex_);
-  void PlanPrefetch(const FilePtr& file, uint64_t first,
-                    const std::vector<bool>& has) REQUIRES(mutex_);
+  uint64_t PlanPrefetch(const FilePtr& file, uint64_t first,
+                        const std::vector<bool>& has) REQUIRES(mutex_);
   void OnDeadline(ReadId id) EXCLUDES(mutex_);
   Error DeadlineError(const ReadOp& op) const REQUIRES(mutex_);
 

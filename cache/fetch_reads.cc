@@ -527,45 +527,49 @@ Error FetchCore::DeadlineError(const ReadOp& op) const {
                    why.empty() ? "waited for its turn" : why);
 }
 
-void FetchCore::Prefetch(const std::shared_ptr<FetchFile>& file,
-                         uint64_t offset, uint64_t length) {
-  if (file->cache == nullptr || offset >= file->info.size) return;
-  length = std::min(length, file->info.size - offset);
-  if (length == 0) return;
+uint64_t FetchCore::Prefetch(const std::shared_ptr<FetchFile>& file,
+                             uint64_t offset, uint64_t length) {
+  const uint64_t end = std::min(offset + length, file->info.size);
+  if (file->cache == nullptr || offset >= end) return length;
   const Activity activity(*this);
-  if (!activity.entered()) return;
+  if (!activity.entered()) return length;
   const uint64_t first = offset / kGranuleSize;
-  const uint64_t last = (offset + length - 1) / kGranuleSize;
+  const uint64_t last = (end - 1) / kGranuleSize;
   Effects effects;
+  uint64_t planned = first;
   for (int look = 0;; ++look) {
     const uint64_t landed = file->landed;
     const auto has =
         Look(file, first, last, options_.max_prefetch_bytes / kGranuleSize + 1);
     // What is fetched for later cannot be kept now.
-    if (!has) return;
+    if (!has) return 0;
     MutexLock lock(mutex_);
     if (look < kMaxLooks && landed != file->landed) continue;
-    if (phase_ != Phase::kRunning) return;
-    PlanPrefetch(file, first, *has);
+    if (phase_ != Phase::kRunning) return length;
+    planned = PlanPrefetch(file, first, *has);
     Pump(effects);
     break;
   }
   Apply(std::move(effects));
+  if (planned > last) return length;
+  return std::max(planned * kGranuleSize, offset) - offset;
 }
 
-void FetchCore::PlanPrefetch(const std::shared_ptr<FetchFile>& file,
-                             uint64_t first, const std::vector<bool>& has) {
+// Returns the first granule that there is no room for.
+uint64_t FetchCore::PlanPrefetch(const std::shared_ptr<FetchFile>& file,
+                                 uint64_t first, const std::vector<bool>& has) {
   for (size_t i = 0; i < has.size(); ++i) {
     const uint64_t g = first + i;
     if (has[i]) continue;
     const uint64_t bytes = file->GranuleEnd(g) - g * kGranuleSize;
-    if (prefetch_bytes_ + bytes > options_.max_prefetch_bytes) return;
+    if (prefetch_bytes_ + bytes > options_.max_prefetch_bytes) return g;
     auto [it, added] = file->granules.try_emplace(g);
     if (!added) continue;
     it->second.prefetch = true;
     Count(*file, g, it->second, true);
     Enqueue(file, g, it->second, prefetch_, back_ticket_++);
   }
+  return first + has.size();
 }
 
 }  // namespace weightfs

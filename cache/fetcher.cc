@@ -31,8 +31,8 @@ class FetchedObject final : public Object {
 
   std::string WaitsFor(ReadId id) const override { return core_->WaitsFor(id); }
 
-  void Prefetch(uint64_t offset, uint64_t length) override {
-    core_->Prefetch(file_, offset, length);
+  uint64_t Prefetch(uint64_t offset, uint64_t length) override {
+    return core_->Prefetch(file_, offset, length);
   }
 
   double CachedFraction() const override {

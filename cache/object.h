@@ -61,8 +61,9 @@ class Object {
   virtual std::string WaitsFor(ReadId id) const = 0;
 
   // Asks for bytes that nobody waits for yet. Demand goes first; failures are
-  // silent.
-  virtual void Prefetch(uint64_t offset, uint64_t length) = 0;
+  // silent. Returns how many from `offset` on need not be asked for again:
+  // fewer than `length` where no more can be fetched ahead now.
+  virtual uint64_t Prefetch(uint64_t offset, uint64_t length) = 0;
 
   // The share of the file that is cached locally, 0 to 1; 1 for a local file.
   virtual double CachedFraction() const = 0;

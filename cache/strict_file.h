@@ -69,8 +69,8 @@ class StrictObject final : public Object,
   Clock::Time Until(ReadId id, Clock::Time deadline) const override
       EXCLUDES(mutex_);
   std::string WaitsFor(ReadId id) const override EXCLUDES(mutex_);
-  void Prefetch(uint64_t offset, uint64_t length) override {
-    inner_->Prefetch(offset, length);
+  uint64_t Prefetch(uint64_t offset, uint64_t length) override {
+    return inner_->Prefetch(offset, length);
   }
   double CachedFraction() const override { return inner_->CachedFraction(); }
 

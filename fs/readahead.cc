@@ -77,6 +77,30 @@ ByteRange Readahead::Begin(Stream& stream, ByteRange read, const Extents& in) {
   return {end, stream.fetched - end};
 }
 
+void Readahead::Refused(uint32_t file, ByteRange ahead, uint64_t taken) {
+  MutexLock lock(mutex_);
+  const auto it = files_.find(file);
+  if (it == files_.end()) return;
+  for (Stream& stream : it->second.streams) {
+    if (stream.fetched != ahead.offset + ahead.length) continue;
+    stream.fetched = std::max(stream.next, ahead.offset + taken);
+    stream.pause = stream.next + kFirstWindow;
+  }
+}
+
+uint64_t Readahead::Share(Stream& stream) {
+  if (const uint64_t turn = tick_ / kTurn + 1; turn != turn_) {
+    busy_before_ = turn == turn_ + 1 ? busy_ : 0;
+    busy_ = 0;
+    turn_ = turn;
+  }
+  if (stream.turn != turn_) {
+    stream.turn = turn_;
+    ++busy_;
+  }
+  return std::max(largest_ / std::max(busy_, busy_before_), kFirstWindow);
+}
+
 ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
                           const Extents& in) {
   const uint64_t end = read.offset + read.length;
@@ -89,13 +113,15 @@ ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
   stream.crossings += in.last != in.first.offset ? 1 : 0;
   stream.extent = in.last;
   const bool goes_on = stream.crossings >= kCrossings;
+  const uint64_t share = Share(stream);
+  if (stream.next < stream.pause) return {};
   // It may be what the kernel read beyond a tensor.
   if (enters && !goes_on && in.first.offset < read.offset) return {};
   const uint64_t steep = stream.length > kFirstWindow
                              ? std::min(4 * stream.length, kSteepWindow)
                              : 0;
   const uint64_t window =
-      std::clamp(std::max(2 * stream.length, steep), kFirstWindow, largest_);
+      std::clamp(std::max(2 * stream.length, steep), kFirstWindow, share);
   const uint64_t ends = goes_on ? file_size : in.first.offset + in.first.length;
   const uint64_t from = std::max(stream.next, stream.fetched);
   const uint64_t window_end = stream.next + window;

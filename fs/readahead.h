@@ -6,7 +6,8 @@
 // window, twice as wide as what was read so far; beyond the first MiB, up to 16
 // MiB, four times. Inside a tensor the window ends with it, until a stream has
 // crossed from one into the next twice; after once, or from the header, a
-// quarter of what was read so far is fetched of what follows.
+// quarter of what was read so far is fetched of what follows. Streams that are
+// read side by side share the largest window.
 //
 // Thread-safety: safe for concurrent use.
 
@@ -46,6 +47,7 @@ class Readahead {
   // what the kernel read beyond a tensor.
   static constexpr size_t kCrossings = 2;
   static constexpr size_t kFiles = 1024;  // followed at once
+  static constexpr uint64_t kTurn = 256;  // reads
 
   // `largest`: bytes of the largest window.
   explicit Readahead(uint64_t largest = kLargestWindow)
@@ -66,6 +68,9 @@ class Readahead {
   // nothing).
   ByteRange OnRead(uint32_t file, uint64_t file_size, ByteRange read,
                    const Extents& in) EXCLUDES(mutex_);
+  // Only `taken` bytes of what OnRead returned could be prefetched: the rest is
+  // returned again when the stream has gone on.
+  void Refused(uint32_t file, ByteRange ahead, uint64_t taken) EXCLUDES(mutex_);
 
  private:
   struct Stream {
@@ -73,6 +78,8 @@ class Readahead {
     uint64_t next = 0;     // one past the last byte read
     uint64_t fetched = 0;  // one past the last byte asked for
     uint64_t last_use = 0;
+    uint64_t pause = 0;    // nothing is asked for before it is read so far
+    uint64_t turn = 0;     // in which it was read last
     uint64_t extent = 0;   // where that begins which it is in
     uint64_t length = 0;   // of all its reads
     size_t crossings = 0;  // from one extent into the next
@@ -88,12 +95,18 @@ class Readahead {
   FileStreams& Follow(uint32_t file) REQUIRES(mutex_);
   ByteRange Begin(Stream& stream, ByteRange read, const Extents& in)
       REQUIRES(mutex_);
+  // All streams that are being read share the largest window.
+  uint64_t Share(Stream& stream) REQUIRES(mutex_);
   ByteRange GoOn(Stream& stream, uint64_t file_size, ByteRange read,
                  const Extents& in) REQUIRES(mutex_);
 
   const uint64_t largest_;
   Mutex mutex_;
   uint64_t tick_ GUARDED_BY(mutex_) = 0;
+  // A turn is kTurn reads; streams that were read in this one, and in the last.
+  uint64_t busy_ GUARDED_BY(mutex_) = 0;
+  uint64_t busy_before_ GUARDED_BY(mutex_) = 0;
+  uint64_t turn_ GUARDED_BY(mutex_) = 1;
   std::list<uint32_t> recent_ GUARDED_BY(mutex_);  // most recent first
   std::unordered_map<uint32_t, FileStreams> files_ GUARDED_BY(mutex_);
 };

@@ -41,7 +41,7 @@ class RefusedObject final : public Object {
   }
   void CancelRead(ReadId) override {}
   std::string WaitsFor(ReadId) const override { return "nothing"; }
-  void Prefetch(uint64_t, uint64_t) override {}
+  uint64_t Prefetch(uint64_t, uint64_t length) override { return length; }
   double CachedFraction() const override { return 0; }
 
  private:

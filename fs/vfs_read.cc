@@ -141,8 +141,10 @@ void Vfs::Impl::ReadAhead(const Reading& reading) {
   if (ahead.length == 0) return;
   if (auto object = repo_.FindOpenFile(first.file)) {
     // Looks at the cache: not for a FUSE thread.
-    pool_.Submit(
-        [object, ahead] { object->Prefetch(ahead.offset, ahead.length); });
+    pool_.Submit([this, object, ahead, file = first.file] {
+      const uint64_t taken = object->Prefetch(ahead.offset, ahead.length);
+      if (taken < ahead.length) readahead_.Refused(file, ahead, taken);
+    });
   }
 }
 

@@ -245,11 +245,12 @@ TEST_F(PrefetchTest, WhatDemandGaveUpIsStillPrefetched) {
 TEST_F(PrefetchTest, IsBounded) {
   options_.max_prefetch_bytes = 5 * kG;
   Open(64 * kG);
-  object_->Prefetch(0, 60 * kG);
+  EXPECT_EQ(object_->Prefetch(100, 60 * kG), 5 * kG - 100);
+  EXPECT_EQ(object_->Prefetch(8 * kG + 1, kG), 0u);
   origin_.FinishAll();
   EXPECT_THAT(Ranges(), ElementsAre("0+1", "1+1", "2+1", "3+1", "4+1"));
   cache_->WaitForGranules(5);
-  object_->Prefetch(0, 7 * kG);
+  EXPECT_EQ(object_->Prefetch(0, 7 * kG), 7 * kG);
   origin_.FinishAll();
   EXPECT_THAT(Ranges(5), ElementsAre("5+1", "6+1"));
 }

@@ -57,7 +57,7 @@ class FakeObject final : public Object {
     done(Error(Code::kCancelled, "cancelled"));
   }
   std::string WaitsFor(ReadId) const override { return "a fake"; }
-  void Prefetch(uint64_t, uint64_t) override {}
+  uint64_t Prefetch(uint64_t, uint64_t length) override { return length; }
   double CachedFraction() const override { return 0; }
 
   std::atomic<int> cancels{0};

@@ -198,10 +198,12 @@ class Asked {
   std::multimap<uint64_t, uint64_t> ends_;  // and begins
 };
 
-// As where every rank of a job reads its own part of one file.
-TEST(ReadaheadTest, ManyStreamsOfOneFileAllGrow) {
+// As where every rank of a job reads its own part of one file. What can be
+// fetched ahead at once is one for all, so that each has its share.
+TEST(ReadaheadTest, ManyStreamsOfOneFileShareTheWindow) {
   constexpr uint64_t kStreams = 32;
   constexpr uint64_t kApart = 1000 * kMiB;
+  constexpr uint64_t kShare = Readahead::kLargestWindow / kStreams;
   const uint64_t size = kStreams * kApart;
   const ByteRange whole{0, size};
   Readahead readahead;
@@ -213,14 +215,47 @@ TEST(ReadaheadTest, ManyStreamsOfOneFileAllGrow) {
       asked[stream].Add(ahead);
       if (ahead.length == 0) continue;
       EXPECT_GT(ahead.offset, from) << "stream " << stream;
-      EXPECT_LE(ahead.offset + ahead.length, from + kPiece + 64 * kMiB);
+      EXPECT_LE(ahead.offset + ahead.length, from + kPiece + kShare);
     }
   }
   for (uint64_t stream = 0; stream < kStreams; ++stream) {
-    EXPECT_GT(asked[stream].largest(), 16 * kMiB) << "stream " << stream;
-    EXPECT_GT(asked[stream].bytes(), 64 * kMiB) << "stream " << stream;
+    EXPECT_GE(asked[stream].largest(), kShare / 2) << "stream " << stream;
+    EXPECT_GT(asked[stream].bytes(), 32 * kMiB) << "stream " << stream;
     EXPECT_EQ(asked[stream].twice(), 0u) << "stream " << stream;
   }
+  // Who is left alone has all of it.
+  uint64_t ends = 0;
+  for (uint64_t at = 32 * kMiB; at < 500 * kMiB; at += kPiece) {
+    const ByteRange ahead = readahead.OnRead(1, size, {at, kPiece}, whole);
+    if (ahead.length > 0) ends = ahead.offset + ahead.length - at - kPiece;
+  }
+  EXPECT_EQ(ends, Readahead::kLargestWindow);
+}
+
+TEST(ReadaheadTest, WhatWasRefusedIsAskedForAgain) {
+  Readahead readahead;
+  const uint64_t size = 1000 * kMiB;
+  const ByteRange whole{0, size};
+  ByteRange ahead;
+  uint64_t at = 0;
+  for (; at < 32 * kMiB; at += kMiB) {
+    const ByteRange more = readahead.OnRead(1, size, {at, kMiB}, whole);
+    if (more.length > 0) ahead = more;
+  }
+  const uint64_t taken = ahead.length / 4;
+  readahead.Refused(1, ahead, taken);
+  // Not at once, but soon.
+  EXPECT_EQ(readahead.OnRead(1, size, {at, kMiB / 2}, whole).length, 0u);
+  const ByteRange again =
+      readahead.OnRead(1, size, {at + kMiB / 2, kMiB}, whole);
+  EXPECT_EQ(again.offset, std::max(ahead.offset + taken, at + 3 * kMiB / 2));
+  EXPECT_GE(again.offset + again.length, ahead.offset + ahead.length);
+  // Of another file, or of a window of before: nobody's.
+  readahead.Refused(2, again, 0);
+  readahead.Refused(1, ahead, 0);
+  EXPECT_EQ(
+      readahead.OnRead(1, size, {at + 3 * kMiB / 2, 2 * kMiB}, whole).length,
+      0u);
 }
 
 // The stream that nobody went on with for longest makes room for a new one.

@@ -45,7 +45,7 @@ class ManualObject final : public Object {
       done(Error(Code::kCancelled, "cancelled"));
     }
   }
-  void Prefetch(uint64_t, uint64_t) override {}
+  uint64_t Prefetch(uint64_t, uint64_t length) override { return length; }
   std::string WaitsFor(ReadId) const override { return "a hand"; }
   double CachedFraction() const override { return 0; }
 
