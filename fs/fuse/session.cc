@@ -99,6 +99,7 @@ class LowLevelSession final : public FuseSession {
   void ForgetIdle();
   bool Connected() const;
   void Hangup();
+  bool SeemUnmounted();
 
   const FuseOptions options_;
   FuseState state_;
@@ -232,6 +233,17 @@ void LowLevelSession::Hangup() {
   ::dup3(null_fd.get(), fuse_session_fd(session_), O_CLOEXEC);
 }
 
+// Closes the connection. In its place libfuse finds what tells of an unmount,
+// as to poll(), so that it unmounts nothing: another mount may be there by now.
+// False: no descriptors left.
+bool LowLevelSession::SeemUnmounted() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return false;
+  ::close(ends[0]);  // POLLERR at the other end
+  const UniqueFd broken(ends[1]);
+  return ::dup3(broken.get(), fuse_session_fd(session_), O_CLOEXEC) >= 0;
+}
+
 Result<> LowLevelSession::Serve(
     std::function<void(const FuseSettings&)> ready) {
   std::jthread announcer =
@@ -257,7 +269,8 @@ Result<> LowLevelSession::Serve(
     LogWarning("unmounting with requests that got no answer from the disk");
     state_.requests.FailAll();
   }
-  if (options_.unmount && Connected() && options_.unmount()) {
+  const bool unmounted = options_.unmount && Connected() && options_.unmount();
+  if (unmounted && !SeemUnmounted()) {
     Hangup();
   } else {
     fuse_session_unmount(session_);
