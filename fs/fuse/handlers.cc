@@ -22,6 +22,10 @@ namespace {
 
 using Listing = std::shared_ptr<const Vfs::Listing>;
 
+// Of names that expire: less than a file stays registered that nobody uses.
+constexpr double kNameTimeout = 3;  // seconds
+static_assert(kNameTimeout * 1000 < FuseState::kPassthroughIdle.count());
+
 FuseState& StateOf(fuse_req_t req) {
   return *static_cast<FuseState*>(fuse_req_userdata(req));
 }
@@ -103,6 +107,9 @@ fuse_entry_param EntryOf(const FuseState& state, const NodeAttr& attr) {
   entry.ino = attr.node;
   entry.entry_timeout = static_cast<double>(attr.valid.count());
   entry.attr_timeout = entry.entry_timeout;
+  if (state.names_expire && Vfs::IsWholeObject(attr.node)) {
+    entry.entry_timeout = kNameTimeout;
+  }
   if (attr.node != 0) entry.attr = StatOf(state, attr);
   return entry;
 }
@@ -146,6 +153,7 @@ void OnInit(void* userdata, fuse_conn_info* conn) {
   if (state.no_passthrough.empty()) {
     state.no_passthrough = AskForPassthrough(conn);
   }
+  state.names_expire = state.no_passthrough.empty();
   if (state.no_passthrough.empty()) state.passthrough.Expect();
   state.parallel_folders = (conn->capable & FUSE_CAP_PARALLEL_DIROPS) != 0;
   MutexLock lock(state.mutex);
@@ -154,6 +162,11 @@ void OnInit(void* userdata, fuse_conn_info* conn) {
 }
 
 void OnLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  if (StateOf(req).IsHidden(fuse_req_ctx(req)->pid, parent, name)) {
+    // Not ENOENT, which others who look for it now would get, too.
+    fuse_reply_err(req, EAGAIN);
+    return;
+  }
   Pending pending(req, "lookup", parent);
   pending.state().vfs->Lookup(
       pending.op(), parent, name, [pending](Result<NodeAttr> attr) {
@@ -454,6 +467,16 @@ void FuseState::DropHandle(uint64_t fh) {
   if (it == handles.end()) return;
   dropped = std::move(it->second);
   handles.erase(it);
+}
+
+bool FuseState::IsHidden(pid_t from, uint64_t folder, std::string_view name) {
+  MutexLock lock(mutex);
+  if (!hidden || hidden->from != from || hidden->folder != folder ||
+      hidden->name != name) {
+    return false;
+  }
+  found_hidden = true;
+  return true;
 }
 
 bool FuseState::MayKeepPages(uint64_t node) {

@@ -11,7 +11,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -70,6 +72,21 @@ struct FuseState {
   std::unordered_set<uint64_t> stale GUARDED_BY(mutex);
   // To be called before an open is answered. False: its pages are to go.
   bool MayKeepPages(uint64_t node) EXCLUDES(mutex);
+
+  // Names of files that may be passed through are kept for a moment only, so
+  // that the kernel asks again, and forgets what it is told is not there.
+  std::atomic<bool> names_expire{false};
+  // A name that one thread is not to find; `found_hidden`: it looked.
+  struct Hidden {
+    pid_t from = 0;
+    uint64_t folder = 0;
+    std::string name;
+  };
+  std::optional<Hidden> hidden GUARDED_BY(mutex);
+  bool found_hidden GUARDED_BY(mutex) = false;
+  // To be called at each look-up.
+  bool IsHidden(pid_t from, uint64_t folder, std::string_view name)
+      EXCLUDES(mutex);
 
   Requests requests;  // those that the Vfs works on
   Passthrough passthrough;

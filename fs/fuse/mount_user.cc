@@ -51,10 +51,23 @@ std::string DeviceOf(int fd) {
   return fmt::format("{}:{}", st.stx_dev_major, st.stx_dev_minor);
 }
 
+bool OpenAndClose(int root, const std::string& path) {
+  return OwnFd(
+             OpenAt(root, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY))
+      .valid();
+}
+
+bool Stat(int root, const std::string& path) {
+  struct statx st {};
+  return ::syscall(SYS_statx, root, path.c_str(),
+                   AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC, 0U, &st) == 0;
+}
+
 }  // namespace
 
 struct MountUser::Call {
   std::string path;
+  Act act;
   std::optional<Outcome> outcome;  // guarded by the user's mutex
 };
 
@@ -70,8 +83,17 @@ void MountUser::SetDevice(std::string device) {
 }
 
 MountUser::Outcome MountUser::Open(std::string path) {
+  return Run(std::move(path), OpenAndClose);
+}
+
+MountUser::Outcome MountUser::LookUp(std::string path) {
+  return Run(std::move(path), Stat);
+}
+
+MountUser::Outcome MountUser::Run(std::string path, Act act) {
   auto call = std::make_shared<Call>();
   call->path = std::move(path);
+  call->act = act;
   MutexLock lock(mutex_);
   calls_.push_back(call);
   changed_.NotifyAll();
@@ -86,6 +108,7 @@ void MountUser::Stop() {
 }
 
 void MountUser::Serve() {
+  thread_id_ = ::gettid();
   const bool apart = LeaveDescriptors();
   for (;;) {
     std::shared_ptr<Call> call;
@@ -98,20 +121,17 @@ void MountUser::Serve() {
       calls_.pop_front();
       device = device_;
     }
-    const bool done = apart && OpenAndClose(device, call->path);
+    const bool done = apart && Reach(device, *call);
     MutexLock lock(mutex_);
     call->outcome = done ? Outcome::kDone : Outcome::kFailed;
     changed_.NotifyAll();
   }
 }
 
-bool MountUser::OpenAndClose(const std::string& device,
-                             const std::string& path) const {
+bool MountUser::Reach(const std::string& device, const Call& call) const {
   const OwnFd root(OpenAt(AT_FDCWD, mountpoint_, O_PATH | O_DIRECTORY));
-  if (!root.valid() || DeviceOf(root.get()) != device) return false;
-  return OwnFd(OpenAt(root.get(), path,
-                      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY))
-      .valid();
+  return root.valid() && DeviceOf(root.get()) == device &&
+         call.act(root.get(), call.path);
 }
 
 }  // namespace weightfs

@@ -13,7 +13,9 @@
 #ifndef WEIGHTFS_FS_FUSE_MOUNT_USER_H_
 #define WEIGHTFS_FS_FUSE_MOUNT_USER_H_
 
-#include <cstdint>
+#include <sys/types.h>
+
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -41,18 +43,23 @@ class MountUser {
   // The mount's device, as mountinfo has it ("0:52"): another mount's files,
   // over it or in its place, are not touched.
   void SetDevice(std::string device) EXCLUDES(mutex_);
-  // Opens the file and closes it; `path` is relative to the mount. Waits for
-  // that.
+  // Opens the file and closes it; looks it up. `path` is relative to the mount.
+  // Both wait for that.
   Outcome Open(std::string path) EXCLUDES(mutex_);
+  Outcome LookUp(std::string path) EXCLUDES(mutex_);
+  // The thread, as the kernel names it in requests; 0 while it starts.
+  pid_t thread_id() const { return thread_id_; }
   // Whoever waits returns. The thread may still wait itself, until the
   // connection ends.
   void Stop() EXCLUDES(mutex_);
 
  private:
   struct Call;
+  using Act = bool (*)(int root, const std::string& path);
 
+  Outcome Run(std::string path, Act act) EXCLUDES(mutex_);
   void Serve() EXCLUDES(mutex_);
-  bool OpenAndClose(const std::string& device, const std::string& path) const;
+  bool Reach(const std::string& device, const Call& call) const;
 
   const std::string mountpoint_;
   Mutex mutex_;
@@ -60,6 +67,7 @@ class MountUser {
   std::string device_ GUARDED_BY(mutex_);
   std::deque<std::shared_ptr<Call>> calls_ GUARDED_BY(mutex_);
   bool stopped_ GUARDED_BY(mutex_) = false;
+  std::atomic<pid_t> thread_id_{0};
   std::jthread thread_;
 };
 

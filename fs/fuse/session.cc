@@ -97,6 +97,7 @@ class LowLevelSession final : public FuseSession {
   void Announce(const std::function<void(const FuseSettings&)>& ready);
   void StartPassthrough();
   void ForgetIdle();
+  bool ForgetName(uint64_t node, const Vfs::Place& place);
   bool Connected() const;
   void Hangup();
   bool SeemUnmounted();
@@ -174,6 +175,7 @@ void LowLevelSession::StartPassthrough() {
     state_.passthrough.Off(state_.no_passthrough);
   }
   const PassthroughTotals totals = state_.passthrough.totals();
+  state_.names_expire = totals.on;
   LogInfo("passthrough={}{}", totals.on ? "on" : "off: ", totals.why);
 }
 
@@ -196,9 +198,23 @@ void LowLevelSession::Invalidate(uint64_t node) {
   state_.stale.erase(node);
 }
 
+// A name that expired and is looked up in vain is forgotten, and with it the
+// file. That waits for others who look into the folder, as the notification for
+// it does, but not with /dev/fuse in hand. False: it was not looked up.
+bool LowLevelSession::ForgetName(uint64_t node, const Vfs::Place& place) {
+  {
+    MutexLock lock(state_.mutex);
+    state_.hidden = {user_.thread_id(), place.folder, place.name};
+    state_.found_hidden = false;
+  }
+  const auto outcome = user_.LookUp(state_.vfs->Describe(node));
+  MutexLock lock(state_.mutex);
+  state_.hidden.reset();
+  return state_.found_hidden || outcome == MountUser::Outcome::kStopped;
+}
+
 // Has the kernel forget files that nobody has open, so that their bytes can be
-// evicted. It waits for look-ups in the file's folder, which end at their
-// deadline; no thread that serves them waits for this one.
+// evicted.
 void LowLevelSession::ForgetIdle() {
   for (;;) {
     const auto idle = state_.passthrough.TakeIdle();
@@ -206,6 +222,7 @@ void LowLevelSession::ForgetIdle() {
     for (const uint64_t node : idle) {
       const auto place = state_.vfs->PlaceOf(node);
       if (!place) continue;
+      if (ForgetName(node, *place)) continue;
       // Not known by that name any more (ENOENT): it is forgotten, or will be.
       static_cast<void>(fuse_lowlevel_notify_inval_entry(
           session_, place->folder, place->name.data(), place->name.size()));

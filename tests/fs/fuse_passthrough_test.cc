@@ -112,6 +112,47 @@ TEST_F(FusePassthroughTest, ASealedFileIsPassedThroughUntilItIsForgotten) {
   EXPECT_EQ(Open(config).open_flags & kOpenPassthrough, 0u);
 }
 
+// So that the kernel looks them up again, and may be told that they are gone.
+TEST_F(FusePassthroughTest, NamesOfFilesExpire) {
+  const auto timeout = [this](uint64_t folder, const char* name) {
+    return kernel_->Ask(FUSE_LOOKUP, folder, FakeKernel::Name(name))
+        .As<fuse_entry_out>()
+        .entry_valid;
+  };
+  const uint64_t repo = kernel_->Find("repo");
+  state_->names_expire = true;
+  EXPECT_EQ(timeout(repo, "data.bin"), 3u);
+  EXPECT_EQ(timeout(FUSE_ROOT_ID, "repo"), 86'400u);
+  EXPECT_EQ(timeout(FUSE_ROOT_ID, "nothing"), 86'400u);
+  state_->names_expire = false;
+  EXPECT_EQ(timeout(repo, "data.bin"), 86'400u);
+}
+
+TEST_F(FusePassthroughTest, AHiddenNameIsHiddenFromOneThread) {
+  const uint64_t repo = kernel_->Find("repo");
+  const auto look = [this](uint64_t folder, const char* name) {
+    return kernel_->Ask(FUSE_LOOKUP, folder, FakeKernel::Name(name)).error;
+  };
+  const auto hide = [&](pid_t from, uint64_t folder) {
+    MutexLock lock(state_->mutex);
+    state_->hidden = {from, folder, "data.bin"};
+    state_->found_hidden = false;
+  };
+  const auto found = [&] {
+    MutexLock lock(state_->mutex);
+    return state_->found_hidden;
+  };
+  hide(::getpid() + 1, repo);
+  EXPECT_EQ(look(repo, "data.bin"), 0);
+  hide(::getpid(), FUSE_ROOT_ID);
+  EXPECT_EQ(look(repo, "data.bin"), 0);
+  hide(::getpid(), repo);
+  EXPECT_EQ(look(repo, "config.json"), 0);
+  EXPECT_FALSE(found());
+  EXPECT_EQ(look(repo, "data.bin"), EAGAIN);
+  EXPECT_TRUE(found());
+}
+
 TEST_F(FusePassthroughTest, ListingsCountAsLookUps) {
   Seal();
   const uint64_t repo = kernel_->Find("repo");
