@@ -20,6 +20,12 @@ Readahead::FileStreams& Readahead::Follow(uint32_t file) {
   return streams;
 }
 
+// No format has a tensor where a file begins: that is a header.
+bool Readahead::Extents::FirstByteIsIn(ByteRange read) const {
+  return first.offset > 0 && read.offset <= first.offset &&
+         first.offset < read.offset + read.length;
+}
+
 // The larger the read, the more of its kind may be on their way beside it: in
 // its extent, or in a file, that the kernel reads ahead. Files that show one
 // tensor each are read one after the other.
@@ -68,11 +74,7 @@ ByteRange Readahead::Begin(Stream& stream, ByteRange read, const Extents& in) {
                   .length = read.length,
                   // Nobody reads on from a header by chance.
                   .crossings = in.first.offset == 0 && in.last > 0 ? 1u : 0u};
-  // No format has a tensor where a file begins: that is a header.
-  const bool starts_it = in.first.offset > 0 &&
-                         read.offset <= in.first.offset &&
-                         in.first.offset < end;
-  if (!starts_it || end >= extent_end) return {};
+  if (!in.FirstByteIsIn(read) || end >= extent_end) return {};
   stream.fetched = std::min({extent_end, end + kTensorWindow, end + largest_});
   return {end, stream.fetched - end};
 }
@@ -120,8 +122,12 @@ ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
   const uint64_t steep = stream.length > kFirstWindow
                              ? std::min(4 * stream.length, kSteepWindow)
                              : 0;
-  const uint64_t window =
+  uint64_t window =
       std::clamp(std::max(2 * stream.length, steep), kFirstWindow, share);
+  // The kernel's first requests come in any order.
+  if (!enters && in.FirstByteIsIn(read)) {
+    window = std::max(window, std::min(kTensorWindow, largest_));
+  }
   const uint64_t ends = goes_on ? file_size : in.first.offset + in.first.length;
   const uint64_t from = std::max(stream.next, stream.fetched);
   const uint64_t window_end = stream.next + window;

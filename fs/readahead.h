@@ -59,6 +59,9 @@ class Readahead {
     Extents(ByteRange first_byte_in, uint64_t last_byte_in, bool is_alone)
         : first(first_byte_in), last(last_byte_in), alone(is_alone) {}
 
+    // Whether the first byte of `first` is in the read, and a tensor's.
+    bool FirstByteIsIn(ByteRange read) const;
+
     ByteRange first;     // that which holds its first byte
     uint64_t last;       // where that begins which holds its last byte
     bool alone = false;  // it is read through a file that shows nothing else

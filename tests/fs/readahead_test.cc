@@ -70,6 +70,15 @@ TEST(ReadaheadTest, TheFirstPageOfATensorStartsIt) {
   EXPECT_EQ(readahead.OnRead(1, size, {200 * kMiB, 4096}, small).length, 0u);
 }
 
+TEST(ReadaheadTest, TheFirstPageOfATensorStartsItThoughItComesSecond) {
+  Readahead readahead;
+  const uint64_t size = 1000 * kMiB;
+  const ByteRange tensor{100 * kMiB, 200 * kMiB};
+  EXPECT_EQ(readahead.OnRead(1, size, {101 * kMiB, kMiB}, tensor).length, 0u);
+  EXPECT_EQ(readahead.OnRead(1, size, {100 * kMiB, kMiB}, tensor),
+            (ByteRange{102 * kMiB, Readahead::kTensorWindow}));
+}
+
 TEST(ReadaheadTest, AHugeTensorIsNotStartedWhole) {
   Readahead readahead;
   const ByteRange tensor{kMiB, 900 * kMiB};
