@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "cache/cache_paths.h"
 #include "cache/slab_evictor.h"
@@ -16,6 +18,9 @@ namespace {
 
 // Each try that fails means that another process changed the folder meanwhile.
 constexpr int kTries = 16;
+// Who removes it has it locked, and may be without a processor just then.
+constexpr int kMostPauses = 200;
+constexpr std::chrono::milliseconds kPause{1};
 
 // What a new object's folders may take on the disk, `meta` aside.
 constexpr uint64_t kFolderBytes = uint64_t{16} * 1024;
@@ -64,6 +69,7 @@ class Opener {
 };
 
 Result<ObjectFiles> Opener::Run() {
+  int pauses = 0;
   for (int i = 0; i < kTries; ++i) {
     auto object_fd = OpenFolder();
     if (!object_fd.has_value()) {
@@ -79,7 +85,13 @@ Result<ObjectFiles> Opener::Run() {
       files = Error(Code::kCorrupt, "meta: the owner is another namespace");
     }
     if (files.has_value()) return files;
-    if (files.error().code() == Code::kStale) continue;
+    if (files.error().code() == Code::kStale) {
+      if (pauses++ < kMostPauses) {
+        std::this_thread::sleep_for(kPause);
+        --i;  // it is not changed yet
+      }
+      continue;
+    }
     if (files.error().code() != Code::kCorrupt) return files;
     LogWarning("a cached object is set aside path={} why={}", what_,
                files.error().message());
