@@ -5,6 +5,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -20,6 +22,14 @@ auto RetryEintr(Call call) {
   auto result = call();
   while (result < 0 && errno == EINTR) result = call();
   return result < 0 ? static_cast<decltype(result)>(-errno) : result;
+}
+
+// Of one IsResident: more than the largest request has.
+constexpr size_t kMostPagesAsked = 512;
+
+size_t PageSize() {
+  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
 }
 
 class SystemDisk final : public CacheDisk {
@@ -44,6 +54,21 @@ class SystemDisk final : public CacheDisk {
       return ::pwrite(fd, bytes.data(), bytes.size(),
                       static_cast<off_t>(offset));
     });
+  }
+
+  bool IsResident(std::span<const std::byte> bytes) override {
+    const size_t before =
+        reinterpret_cast<uintptr_t>(bytes.data()) % PageSize();
+    const size_t length = before + bytes.size();
+    std::array<unsigned char, kMostPagesAsked> resident;
+    const size_t pages = (length + PageSize() - 1) / PageSize();
+    if (pages > resident.size()) return false;
+    // The kernel's prototype lacks the const; it writes to `resident` alone.
+    auto* const start = const_cast<std::byte*>(bytes.data() - before);
+    return ::mincore(start, length, resident.data()) == 0 &&
+           std::all_of(resident.begin(),
+                       resident.begin() + static_cast<ptrdiff_t>(pages),
+                       [](unsigned char page) { return (page & 1) != 0; });
   }
 
   int Sync(int fd) override {
@@ -77,9 +102,9 @@ class SystemDisk final : public CacheDisk {
   }
 
   int SyncMapping(std::span<std::byte> bytes) override {
-    static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
     // From the page that they begin in.
-    const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
+    const size_t before =
+        reinterpret_cast<uintptr_t>(bytes.data()) % PageSize();
     return RetryEintr([&] {
       return ::msync(bytes.data() - before, before + bytes.size(), MS_SYNC);
     });

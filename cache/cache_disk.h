@@ -31,6 +31,12 @@ class CacheDisk {
   virtual ssize_t Write(int fd, std::span<const std::byte> bytes,
                         uint64_t offset) = 0;
 
+  // Whether the pages that `bytes` lie in, a part of a mapping, are in the page
+  // cache: mincore. May be false though they are.
+  virtual bool IsResident(std::span<const std::byte> /*bytes*/) {
+    return false;
+  }
+
   // 0 or -errno: fdatasync.
   virtual int Sync(int fd) = 0;
   // Writes pages of the range to the disk and waits for that, so that a later

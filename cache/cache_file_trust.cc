@@ -10,6 +10,7 @@
 #include "cache/cache_paths.h"
 #include "cache/content_hash.h"
 #include "cache/open_cache_file.h"
+#include "formats/base/checked.h"
 #include "formats/base/log.h"
 
 namespace weightfs {
@@ -17,7 +18,6 @@ namespace {
 
 constexpr size_t kHashPiece = size_t{1} << 20;  // bytes
 
-// This boot's id, or nothing where the kernel does not tell.
 Result<BootId> ReadBootId() {
   const UniqueFd fd(
       ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
@@ -37,6 +37,12 @@ Result<BootId> ReadBootId() {
     ++digits;
   }
   return id;
+}
+
+// This boot's id, or nothing where the kernel does not tell.
+const Result<BootId>& ThisBoot() {
+  static const Result<BootId> boot = ReadBootId();
+  return boot;
 }
 
 }  // namespace
@@ -104,7 +110,7 @@ Result<UniqueFd> OpenCacheFile::OpenShared() {
 }
 
 Result<UniqueFd> OpenCacheFile::Share() {
-  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
   ASSIGN_OR_RETURN(UniqueFd shared, OpenShared());
   if (!meta().IsSealed(boot)) RETURN_IF_ERROR(HashAndSeal(boot));
   if (!meta().IsSealed(boot) || !IsWhole()) return Absent(0);
@@ -112,7 +118,7 @@ Result<UniqueFd> OpenCacheFile::Share() {
 }
 
 Result<UniqueFd> OpenCacheFile::ShareSealed() {
-  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
   const auto sealed = [&] {
     return meta().verified() && meta().IsSealed(boot) && IsWhole();
   };
@@ -125,10 +131,30 @@ Result<UniqueFd> OpenCacheFile::ShareSealed() {
   return shared;
 }
 
+// Nothing can be checked once they are on their way. So only what the disk has
+// for good: no write-back of it can fail any more.
+std::span<const std::byte> OpenCacheFile::TryLend(uint64_t offset,
+                                                  uint64_t length) {
+  if (!RangeFits(offset, length, size()) || length == 0) return {};
+  const uint64_t losses = Losses();
+  const auto sealed = [&] {
+    return ThisBoot().has_value() && meta().IsSealed(*ThisBoot());
+  };
+  if (!sealed() || !IsHashed(offset, length)) return {};
+  const auto mapped = mapping_.Of(fd(), size());
+  if (mapped.empty()) return {};
+  const auto bytes = mapped.subspan(offset, length);
+  if (!disk_.IsResident(bytes) || !sealed() || !IsWhole() ||
+      LostBytes(losses)) {
+    return {};
+  }
+  return bytes;
+}
+
 Result<> OpenCacheFile::Seal(std::span<const uint32_t> generations,
                              uint64_t losses,
                              const std::function<bool()>& go_on) {
-  ASSIGN_OR_RETURN(const BootId boot, ReadBootId());
+  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
   ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
   RETURN_IF_ERROR(CheckAllThere(generations));
   if (meta().IsSealed(boot)) return {};

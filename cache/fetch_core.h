@@ -42,19 +42,19 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   FetchCore(Origin& origin, TimerQueue& timers, WorkerPool& pool,
             const FetcherOptions& options);
 
-  std::shared_ptr<FetchFile> OpenFile(const FileInfo& info,
-                                      std::shared_ptr<CacheFile> cache)
+  std::shared_ptr<FetchFile> OpenFile(const FileInfo&,
+                                      std::shared_ptr<CacheFile>)
       EXCLUDES(mutex_);
-  ReadId StartRead(const std::shared_ptr<FetchFile>& file, uint64_t offset,
-                   std::span<std::byte> out, const ReadOptions& options,
-                   Object::Done done) EXCLUDES(mutex_);
+  ReadId StartRead(const std::shared_ptr<FetchFile>&, uint64_t offset,
+                   std::span<std::byte> out, const ReadOptions&, Object::Done)
+      EXCLUDES(mutex_);
   void CancelRead(const FetchFile& file, ReadId id) EXCLUDES(mutex_);
   uint64_t Prefetch(const std::shared_ptr<FetchFile>& file, uint64_t offset,
                     uint64_t length) EXCLUDES(mutex_);
-  bool TryRead(FetchFile& file, uint64_t offset, std::span<std::byte> out);
+  bool TryRead(FetchFile&, uint64_t offset, std::span<std::byte> out);
+  std::optional<LentBytes> TryLend(FetchFile&, uint64_t at, uint64_t length);
   double CachedFraction(const std::shared_ptr<FetchFile>& file);
-  // "the cache" or the origin's name.
-  std::string WaitsFor(ReadId id) const EXCLUDES(mutex_);
+  std::string WaitsFor(ReadId) const EXCLUDES(mutex_);  // cache or origin
   void Stop() EXCLUDES(mutex_);
   FetcherStats stats() const EXCLUDES(mutex_);
 
@@ -65,7 +65,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   struct Effects;
   struct Sharing;  // what other processes fetch: fetch_sharing.cc
   class Activity;  // a thread is inside; Stop() waits for it
-  // kStopping: no new reads and fetches. kClosed: no new Activity either.
+  // kStopping: no new reads, fetches. kClosed: no new Activity either.
   enum class Phase : uint8_t { kRunning, kStopping, kClosed, kStopped };
   using Queue = std::map<int64_t, QueueItem>;
   using FilePtr = std::shared_ptr<FetchFile>;
@@ -156,7 +156,7 @@ class FetchCore : public std::enable_shared_from_this<FetchCore> {
   std::atomic<ReadId> next_read_{1};
   std::atomic<uint64_t> bytes_fetched_{0};
   std::atomic<bool> disk_error_logged_{false};
-  // Looks at the cache that may block: its `meta` is mapped.
+  // Looks that may block: the cache's `meta` is mapped.
   const std::shared_ptr<PatientCalls> looks_;
   const std::shared_ptr<FetchClaims> claims_;
   InlineStays inline_reads_;

@@ -86,42 +86,6 @@ bool IsTracked(const ReadOp& op) {
   return true;
 }
 
-// The granules of the range, from the first on, if memory has them all: those
-// that wait for the disk, and those that nobody has read yet. Under the mutex.
-std::vector<std::shared_ptr<const GranuleBytes>> TakeFromMemory(
-    FetchFile& file, UnreadBytes& unread, uint64_t begin, uint64_t end) {
-  const uint64_t first = begin / kGranuleSize;
-  const uint64_t last = (end - 1) / kGranuleSize;
-  for (uint64_t g = first; g <= last; ++g) {
-    const auto it = file.granules.find(g);
-    const bool is_there = it != file.granules.end()
-                              ? it->second.state == Granule::State::kWriting
-                              : file.unread.contains(g);
-    if (!is_there) return {};
-  }
-  std::vector<std::shared_ptr<const GranuleBytes>> all;
-  for (uint64_t g = first; g <= last; ++g) {
-    const uint64_t length =
-        std::min(end, file.GranuleEnd(g)) - std::max(begin, g * kGranuleSize);
-    if (const auto it = file.granules.find(g); it != file.granules.end()) {
-      it->second.read += length;
-      all.push_back(it->second.bytes);
-    } else {
-      all.push_back(unread.Read(file, g, length));
-    }
-  }
-  return all;
-}
-
-// Of the bytes from `begin` on, what `out` wants, which is from `offset` on.
-void CopyOverlap(const GranuleBytes& bytes, uint64_t begin, uint64_t offset,
-                 std::span<std::byte> out) {
-  const uint64_t from = std::max(begin, offset);
-  const uint64_t to = std::min(begin + bytes.size(), offset + out.size());
-  std::memcpy(out.data() + (from - offset),
-              bytes.view().data() + (from - begin), to - from);
-}
-
 // Of a read that is interrupted. Under the mutex.
 void RememberWait(const ReadOp& op) {
   const Clock::Time now = Clock::System().Now();
@@ -159,29 +123,6 @@ std::optional<std::vector<bool>> FetchCore::Look(
   });
   if (!answered) return std::nullopt;
   return std::move(*has);
-}
-
-bool FetchCore::TryRead(FetchFile& file, uint64_t offset,
-                        std::span<std::byte> out) {
-  if (out.empty()) return true;
-  if (!file.cache) return false;
-  const InlineStays::Stay stay(inline_reads_);
-  if (!stay.inside()) return false;
-  std::vector<BytesPtr> all;
-  {
-    MutexLock lock(mutex_);
-    all = TakeFromMemory(file, unread_, offset, offset + out.size());
-  }
-  if (!all.empty()) {
-    uint64_t g = offset / kGranuleSize;
-    for (const auto& bytes : all) {
-      CopyOverlap(*bytes, g++ * kGranuleSize, offset, out);
-    }
-    // What is known to be wrong is not served any more.
-    return file.cache->IsWhole();
-  }
-  const auto pin = file.cache->Pin(offset, out.size());
-  return pin.has_value() && file.cache->TryRead(offset, out);
 }
 
 // 0 where the cache does not answer.

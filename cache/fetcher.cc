@@ -22,6 +22,10 @@ class FetchedObject final : public Object {
     return core_->TryRead(*file_, offset, out);
   }
 
+  std::optional<LentBytes> TryLend(uint64_t offset, uint64_t length) override {
+    return core_->TryLend(*file_, offset, length);
+  }
+
   ReadId StartRead(uint64_t offset, std::span<std::byte> out,
                    const ReadOptions& options, Done done) override {
     return core_->StartRead(file_, offset, out, options, std::move(done));

@@ -11,9 +11,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
+#include "cache/lent_bytes.h"
 #include "cache/origin.h"
 #include "formats/base/byte_source.h"
 #include "formats/base/clock.h"
@@ -44,6 +46,12 @@ class Object {
   // nor for the disk; false (and `out` unspecified) if it would. REQUIRES: the
   // range is in the file; so for the other calls.
   virtual bool TryRead(uint64_t offset, std::span<std::byte> out) = 0;
+
+  // As TryRead, but lends the bytes where they lie, if that is possible now.
+  virtual std::optional<LentBytes> TryLend(uint64_t /*offset*/,
+                                           uint64_t /*length*/) {
+    return std::nullopt;
+  }
 
   // Starts a read. `out` must live until `done` ran.
   virtual ReadId StartRead(uint64_t offset, std::span<std::byte> out,

@@ -87,6 +87,14 @@ class CacheFile : public std::enable_shared_from_this<CacheFile> {
   // and its bytes are in the page cache: never waits for the disk.
   virtual bool TryRead(uint64_t offset, std::span<std::byte> out) = 0;
 
+  // As TryRead, but where they lie in memory, to be passed to system calls
+  // while the pin is kept: see lent_bytes.h. Empty also where the disk may
+  // still lose them: unless the object is sealed.
+  virtual std::span<const std::byte> TryLend(uint64_t /*offset*/,
+                                             uint64_t /*length*/) {
+    return {};
+  }
+
   // Writes and publishes one granule: kGranuleSize bytes, fewer for the last.
   // Bytes that are there already are not written again. An error leaves it as
   // it was: kNoSpace, kIo; kStale: its slab is being evicted; kCorrupt: other

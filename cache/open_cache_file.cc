@@ -136,16 +136,20 @@ bool OpenCacheFile::TryRead(uint64_t offset, std::span<std::byte> out) {
   if (!RangeFits(offset, out.size(), size())) return false;
   if (out.empty()) return true;
   const uint64_t losses = Losses();
-  const uint64_t last = (offset + out.size() - 1) / kGranuleSize;
+  if (!IsHashed(offset, out.size()) || !IsWhole()) return false;
+  const ssize_t got = disk_.ReadNowait(fd(), out, offset);
+  return got == static_cast<ssize_t>(out.size()) && IsWhole() &&
+         !LostBytes(losses);
+}
+
+bool OpenCacheFile::IsHashed(uint64_t offset, uint64_t length) {
+  const uint64_t last = (offset + length - 1) / kGranuleSize;
   ForgetOldHashes(offset / kGranuleSize, last);
   for (uint64_t granule = offset / kGranuleSize; granule <= last; ++granule) {
     assert(locks_.IsPinned(granule / kGranulesPerSlab));
     if (!hashed_.Has(granule) || meta().Entry(granule) == 0) return false;
   }
-  if (!IsWhole()) return false;
-  const ssize_t got = disk_.ReadNowait(fd(), out, offset);
-  return got == static_cast<ssize_t>(out.size()) && IsWhole() &&
-         !LostBytes(losses);
+  return true;
 }
 
 Result<> OpenCacheFile::Put(uint64_t granule,

@@ -14,6 +14,7 @@
 #include "cache/cache_disk.h"
 #include "cache/cache_folder.h"
 #include "cache/cache_space.h"
+#include "cache/data_mapping.h"
 #include "cache/hashed_set.h"
 #include "cache/meta_file.h"
 #include "cache/object_cache.h"
@@ -50,6 +51,7 @@ class OpenCacheFile final : public CacheFile {
   Result<SlabPin> Pin(uint64_t offset, uint64_t length) override;
   Result<> Read(uint64_t offset, std::span<std::byte> out) override;
   bool TryRead(uint64_t offset, std::span<std::byte> out) override;
+  std::span<const std::byte> TryLend(uint64_t offset, uint64_t length) override;
   Result<> Put(uint64_t granule, std::span<const std::byte> bytes) override;
   bool IsWhole() const override;
   uint32_t Generation(uint64_t slab) const override {
@@ -96,6 +98,8 @@ class OpenCacheFile final : public CacheFile {
   // Forgets hashes of an earlier generation. To be called with the slabs of the
   // granules pinned, before the hashes are used.
   void ForgetOldHashes(uint64_t first_granule, uint64_t last_granule);
+  // Whether what is published in the range was hashed by this process.
+  bool IsHashed(uint64_t offset, uint64_t length);
   uint64_t Losses() const { return losses_.load(); }
   // `losses`: Losses() before; a hash from before a loss proves nothing.
   Result<> ReadOnce(uint64_t offset, std::span<std::byte> out, uint64_t losses);
@@ -139,6 +143,7 @@ class OpenCacheFile final : public CacheFile {
   const bool foreign_;
   SlabLocks locks_;
   HashedSet hashed_;
+  DataMapping mapping_;
   // Of each slab, the generation that its hashes are of.
   const std::unique_ptr<std::atomic<uint32_t>[]> generations_;
   std::atomic<bool> broken_{false};

@@ -62,6 +62,7 @@ class StrictObject final : public Object,
 
   const FileInfo& info() const override { return inner_->info(); }
   bool TryRead(uint64_t offset, std::span<std::byte> out) override;
+  std::optional<LentBytes> TryLend(uint64_t offset, uint64_t length) override;
   ReadId StartRead(uint64_t offset, std::span<std::byte> out,
                    const ReadOptions& options, Done done) override
       EXCLUDES(mutex_);
@@ -115,7 +116,11 @@ class StrictObject final : public Object,
 
   // On a disk thread.
   void Serve(ReadId id) EXCLUDES(mutex_);
-  Result<> ReadVerified(uint64_t offset, std::span<std::byte> out, bool nowait);
+  // OK only if the file was verified before `read` and after it, with nothing
+  // lost in the range between. kStale: it is not. The range is pinned, `read`
+  // may take the pin. `read`: Result<>(SlabPin&).
+  template <class Read>
+  Result<> WhileVerified(uint64_t offset, uint64_t length, Read read);
   void Look() EXCLUDES(mutex_);
   void LookOnce() EXCLUDES(mutex_);
   void ServeAll() EXCLUDES(mutex_);

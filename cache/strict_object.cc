@@ -13,30 +13,19 @@ Error HeldBack() { return {Code::kStale, "not verified"}; }
 
 }  // namespace
 
-bool StrictObject::TryRead(uint64_t offset, std::span<std::byte> out) {
-  if (out.empty()) return true;
-  const InlineStays::Stay stay(shared_->inline_reads);
-  return stay.inside() && ReadVerified(offset, out, true).has_value();
-}
-
-// OK only if the file was verified before the bytes were read and after it,
-// with nothing lost between. kStale: it is not.
-Result<> StrictObject::ReadVerified(uint64_t offset, std::span<std::byte> out,
-                                    bool nowait) {
+template <class Read>
+Result<> StrictObject::WhileVerified(uint64_t offset, uint64_t length,
+                                     Read read) {
   if (!cached_->verified()) return HeldBack();
-  ASSIGN_OR_RETURN(const SlabPin pin, cached_->Pin(offset, out.size()));
+  ASSIGN_OR_RETURN(SlabPin pin, cached_->Pin(offset, length));
   const uint64_t first = offset / kSlabSize;
-  const uint64_t last = (offset + out.size() - 1) / kSlabSize;
+  const uint64_t last = (offset + length - 1) / kSlabSize;
   std::vector<uint32_t> generations;
   for (uint64_t slab = first; slab <= last; ++slab) {
     generations.push_back(cached_->Generation(slab));
   }
   if (!cached_->verified()) return HeldBack();
-  if (!nowait) {
-    RETURN_IF_ERROR(cached_->Read(offset, out));
-  } else if (!cached_->TryRead(offset, out)) {
-    return HeldBack();
-  }
+  RETURN_IF_ERROR(read(pin));
   if (!cached_->verified()) return HeldBack();
   for (uint64_t slab = first; slab <= last; ++slab) {
     if (cached_->Generation(slab) != generations[slab - first]) {
@@ -44,6 +33,31 @@ Result<> StrictObject::ReadVerified(uint64_t offset, std::span<std::byte> out,
     }
   }
   return {};
+}
+
+bool StrictObject::TryRead(uint64_t offset, std::span<std::byte> out) {
+  if (out.empty()) return true;
+  const InlineStays::Stay stay(shared_->inline_reads);
+  return stay.inside() &&
+         WhileVerified(offset, out.size(), [&](const SlabPin&) -> Result<> {
+           if (!cached_->TryRead(offset, out)) return HeldBack();
+           return {};
+         }).has_value();
+}
+
+std::optional<LentBytes> StrictObject::TryLend(uint64_t offset,
+                                               uint64_t length) {
+  if (length == 0) return std::nullopt;
+  const InlineStays::Stay stay(shared_->inline_reads);
+  if (!stay.inside()) return std::nullopt;
+  LentBytes lent;
+  const auto read = WhileVerified(offset, length, [&](SlabPin& pin) {
+    lent.parts.push_back(cached_->TryLend(offset, length));
+    lent.owners.push_back(std::make_shared<SlabPin>(std::move(pin)));
+    return Result<>();
+  });
+  if (!read.has_value() || lent.size() == 0) return std::nullopt;
+  return lent;
 }
 
 ReadId StrictObject::StartRead(uint64_t offset, std::span<std::byte> out,
@@ -213,7 +227,9 @@ void StrictObject::Serve(ReadId id) {
   }
   // The read's own memory is its caller's as soon as it ended otherwise.
   std::vector<std::byte> bytes(length);
-  Result<> read = ReadVerified(offset, bytes, false);
+  Result<> read = WhileVerified(offset, length, [&](const SlabPin&) {
+    return cached_->Read(offset, bytes);
+  });
   if (!read.has_value() && read.error().code() == Code::kStale) {
     bool look = false;
     {

@@ -247,7 +247,6 @@ Verifier::Step Verifier::Trust(Watched& watched, CacheFile& cached,
     MutexLock lock(mutex_);
     ++stats_.verified;
   }
-  if (!watched.seal) return Step::kDone;
   const auto sealed = cached.Seal(generations, watched.losses, [this] {
     MutexLock lock(mutex_);
     return !stopping_;

@@ -45,11 +45,11 @@ class Verifier {
   void SetOnWrong(OnWrong on_wrong) { on_wrong_ = std::move(on_wrong); }
 
   // Follows `cached`, which holds bytes of `file`, as long as somebody else
-  // keeps it open, until it is verified or wrong. Fine if it is watched.
+  // keeps it open, until it is verified, and then sealed for readers that check
+  // nothing (CacheFile::ShareSealed, TryLend), or wrong. Fine if it is watched.
   void Watch(const FileInfo& file, const std::shared_ptr<CacheFile>& cached)
       EXCLUDES(mutex_);
-  // As Watch; and once its hash is right, seals it, for readers that hash
-  // nothing (CacheFile::ShareSealed). Hashes it for that though it is verified.
+  // As Watch; hashes it though it is verified, if it is not sealed.
   void WatchToSeal(const FileInfo& file,
                    const std::shared_ptr<CacheFile>& cached) EXCLUDES(mutex_);
   // There may be something to do: do not wait for the next look.

@@ -128,10 +128,10 @@ class Vfs {
   };
   std::optional<Place> PlaceOf(uint64_t node) const;
 
-  // Answers a read from resident memory: bytes in `out` (short only at the
-  // file's end), or nothing if the read must park.
-  std::optional<size_t> TryRead(uint64_t node, uint64_t offset,
-                                std::span<std::byte> out);
+  // Answers a read of out.size() bytes from resident memory: in `out` or where
+  // they lie (fewer only at the file's end), or nothing if the read must park.
+  std::optional<LentBytes> TryRead(uint64_t node, uint64_t offset,
+                                   std::span<std::byte> out);
   // The bytes are valid during `done` only.
   void Read(OpId op, uint64_t node, uint64_t offset, size_t size,
             Done<std::span<const std::byte>> done);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
 
 #include "formats/base/byte_buffer.h"
 #include "formats/base/checked.h"
@@ -15,6 +17,30 @@ namespace {
 constexpr std::chrono::seconds kDeadlineSlack{2};
 
 constexpr uint64_t kPage = 4096;
+
+// A shorter piece is copied sooner than it is lent.
+constexpr size_t kLeastLent = size_t{32} << 10;
+
+// Where `part` begins in `all`, if it lies there.
+std::optional<size_t> PlaceIn(std::span<const std::byte> all,
+                              std::span<const std::byte> part) {
+  const auto start = reinterpret_cast<uintptr_t>(all.data());
+  const auto begin = reinterpret_cast<uintptr_t>(part.data());
+  if (begin < start || begin + part.size() > start + all.size()) {
+    return std::nullopt;
+  }
+  return begin - start;
+}
+
+void AddCopied(LentBytes& bytes, std::span<const std::byte> part) {
+  if (!part.empty()) bytes.parts.push_back(part);
+}
+
+void AddLent(LentBytes& bytes, LentBytes lent) {
+  bytes.parts.insert(bytes.parts.end(), lent.parts.begin(), lent.parts.end());
+  std::move(lent.owners.begin(), lent.owners.end(),
+            std::back_inserter(bytes.owners));
+}
 
 // A parked read: its buffer, its plan, and what was started for it. Lives until
 // the last of its object reads ended, even if it was answered before.
@@ -165,8 +191,8 @@ std::vector<FileRun> Vfs::Impl::CollectOrder() const {
   });
 }
 
-std::optional<size_t> Vfs::TryRead(uint64_t node, uint64_t offset,
-                                   std::span<std::byte> out) {
+std::optional<LentBytes> Vfs::TryRead(uint64_t node, uint64_t offset,
+                                      std::span<std::byte> out) {
   const NodeId id = UnpackNode(node);
   const auto set = impl_->SetOf(id);
   const auto index = set ? impl_->repo_.FindIndex(*set) : nullptr;
@@ -177,19 +203,31 @@ std::optional<size_t> Vfs::TryRead(uint64_t node, uint64_t offset,
     return std::nullopt;
   }
   const uint64_t size = impl_->SizeOf(id, index.get());
-  if (offset >= size) return 0;
+  if (offset >= size) return LentBytes();
   out = out.first(std::min<uint64_t>(out.size(), size - offset));
   auto reading = impl_->PlanRead(id, index.get(), offset, out);
   if (!reading.has_value()) return std::nullopt;
+  LentBytes bytes;
+  size_t answered = 0;  // of `out`, from its start
   for (const Impl::Source& source : reading->sources) {
     auto object = impl_->repo_.FindOpenFile(source.file);
-    if (object == nullptr || !object->TryRead(source.offset, source.dest)) {
+    if (object == nullptr) return std::nullopt;
+    const auto at = PlaceIn(out, source.dest);
+    auto lent = at && source.dest.size() >= kLeastLent
+                    ? object->TryLend(source.offset, source.dest.size())
+                    : std::nullopt;
+    if (lent) {
+      AddCopied(bytes, out.subspan(answered, *at - answered));
+      AddLent(bytes, std::move(*lent));
+      answered = *at + source.dest.size();
+    } else if (!object->TryRead(source.offset, source.dest)) {
       return std::nullopt;
     }
   }
   reading->plan.Finish();
+  AddCopied(bytes, out.subspan(answered));
   impl_->ReadAhead(*reading);
-  return out.size();
+  return bytes;
 }
 
 namespace {

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -276,6 +277,16 @@ void StartRead(const Pending& pending) {
       });
 }
 
+int ReplyBytes(fuse_req_t req, const LentBytes& bytes) {
+  std::vector<iovec> parts;
+  parts.reserve(bytes.parts.size());
+  for (const auto& part : bytes.parts) {
+    // writev's own type; nothing is written there.
+    parts.push_back({const_cast<std::byte*>(part.data()), part.size()});
+  }
+  return fuse_reply_iov(req, parts.data(), static_cast<int>(parts.size()));
+}
+
 void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
             fuse_file_info* fi) {
   const auto from = static_cast<uint64_t>(offset);
@@ -309,10 +320,7 @@ void OnRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
   const bool ours = state.requests.LeaveResident(pending.id());
   if (got) {
     if (ours) state.vfs->DropOp(pending.op());
-    pending.Reply([&](fuse_req_t r) {
-      return fuse_reply_buf(r, reinterpret_cast<const char*>(resident.data()),
-                            *got);
-    });
+    pending.Reply([&](fuse_req_t r) { return ReplyBytes(r, *got); });
   } else if (ours) {
     StartRead(pending);
   }

@@ -311,6 +311,82 @@ TEST_F(TrustTest, AWipedGranuleBreaksTheSeal) {
   EXPECT_THAT(file_->Share(), HasCode(Code::kStale));
 }
 
+class LendTest : public TrustTest {
+ protected:
+  // Whether it lends bytes, and those that were put.
+  bool Lends(uint64_t offset, uint64_t length) {
+    const auto pin = file_->Pin(offset, length);
+    if (!pin.has_value()) return false;
+    const auto lent = file_->TryLend(offset, length);
+    const auto put = Pattern(offset, length);
+    return !lent.empty() &&
+           std::equal(lent.begin(), lent.end(), put.begin(), put.end());
+  }
+};
+
+TEST_F(LendTest, LendsWhatIsSealedAndHashedHere) {
+  PutAll(*file_);
+  ASSERT_OK(Read(*file_, 0, kTrustedSize));
+  EXPECT_FALSE(Lends(0, kG)) << "the disk may lose it";
+  ASSERT_OK(file_->Share());
+  EXPECT_TRUE(Lends(0, kG));
+  EXPECT_TRUE(Lends(kG - 1, 2));
+  EXPECT_TRUE(Lends(7, kTrustedSize - 7));
+  EXPECT_TRUE(file_->TryLend(1, kTrustedSize).empty());
+  EXPECT_FALSE(Lends(kG, 0));
+  Restart();
+  OpenFile(kTrustedSize, id_);
+  EXPECT_FALSE(Lends(0, kG)) << "not hashed by this process";
+  ASSERT_OK(Read(*file_, 0, 1));
+  EXPECT_TRUE(Lends(0, kG));
+  EXPECT_FALSE(Lends(0, kG + 1));
+}
+
+TEST_F(LendTest, LendsNothingThatIsNotInMemory) {
+  PutAll(*file_);
+  ASSERT_OK(file_->Share());
+  ASSERT_TRUE(Lends(0, kTrustedSize));
+  disk_.cold = true;
+  EXPECT_FALSE(Lends(0, kG));
+  disk_.cold = false;
+  // The kernel says so, too.
+  std::filesystem::resize_file(Claimed() + "/data", kG);
+  EXPECT_TRUE(Lends(0, kG));
+  EXPECT_FALSE(Lends(kG, kG));
+}
+
+TEST_F(LendTest, LendsNothingThatWasLost) {
+  PutAll(*file_);
+  ASSERT_OK(file_->Share());
+  ASSERT_TRUE(Lends(0, kG));
+  disk_.lost_writes = EIO;
+  EXPECT_FALSE(Lends(0, kG));
+  EXPECT_FALSE(Lends(0, kG)) << "the hash was not forgotten";
+  ASSERT_OK(Read(*file_, 0, kG));
+  EXPECT_TRUE(Lends(0, kG));
+  file_->Poison();
+  EXPECT_FALSE(Lends(0, kG));
+}
+
+TEST_F(LendTest, WhatIsLentIsNotEvicted) {
+  PutAll(*file_);
+  ASSERT_OK(file_->Share());
+  TestEvictor evictor(folder(), ObjectPath(kEndpoint, id_).value(), disk_);
+  ASSERT_TRUE(evictor.valid());
+  {
+    const auto pin = file_->Pin(0, kG);
+    ASSERT_OK(pin);
+    ASSERT_FALSE(file_->TryLend(0, kG).empty());
+    EXPECT_FALSE(evictor.Evict(0));
+  }
+  EXPECT_TRUE(evictor.Evict(0));
+  EXPECT_FALSE(Lends(0, kG));
+  // Fetched again, but nobody sealed it.
+  PutAll(*file_);
+  ASSERT_OK(Read(*file_, 0, kTrustedSize));
+  EXPECT_FALSE(Lends(0, kG));
+}
+
 // A seal of another boot means nothing.
 TEST_F(TrustTest, ASealIsOfThisBoot) {
   PutAll(*file_);
@@ -319,6 +395,8 @@ TEST_F(TrustTest, ASealIsOfThisBoot) {
   file_.reset();
   FlipBit(meta, 140);  // the boot id
   OpenFile(kTrustedSize, id_);
+  ASSERT_OK(Read(*file_, 0, kTrustedSize));
+  EXPECT_TRUE(file_->TryLend(0, kG).empty()) << "lent by another boot's seal";
   FlipBit(Claimed() + "/data", 100);
   EXPECT_FALSE(file_->Share().has_value()) << "it was not hashed again";
 }

@@ -53,6 +53,22 @@ class FetcherUnreadTest : public FetcherTest {
     }
     return ::testing::AssertionSuccess();
   }
+  // Whether TryLend gives the bytes, and gives the right ones.
+  ::testing::AssertionResult Lends(uint64_t offset, uint64_t length) {
+    const auto lent = object_->TryLend(offset, length);
+    if (!lent) return ::testing::AssertionFailure() << "nothing at " << offset;
+    if (Join(*lent) != FakeBytes(info_.path, offset, length)) {
+      return ::testing::AssertionFailure() << "wrong bytes at " << offset;
+    }
+    return ::testing::AssertionSuccess();
+  }
+  static std::vector<std::byte> Join(const LentBytes& lent) {
+    std::vector<std::byte> all;
+    for (const auto& part : lent.parts) {
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
   // How often the cache was asked for bytes.
   size_t CacheReads() const { return cache_->reads() + cache_->tries(); }
 
@@ -72,6 +88,53 @@ TEST_F(FetcherUnreadTest, TryReadIsAnsweredFromMemoryOnce) {
   cache_->AllowTryRead();
   EXPECT_TRUE(Tries(0, 8 * kG + 77));
   EXPECT_EQ(cache_->tries(), 2u);
+}
+
+TEST_F(FetcherUnreadTest, WhatIsInMemoryIsLentOnce) {
+  Open(8 * kG + 77);
+  PrefetchToCache(0, 9);
+  EXPECT_TRUE(Lends(5, 2 * kG - 5));
+  EXPECT_TRUE(Lends(2 * kG, 6 * kG + 77));
+  EXPECT_EQ(CacheReads(), 0u);
+  EXPECT_TRUE(Lends(0, 5)) << "the first granule was not all taken";
+  EXPECT_FALSE(Lends(0, 5));
+  EXPECT_FALSE(Lends(2 * kG, kG));
+}
+
+TEST_F(FetcherUnreadTest, WhatIsLentOutlivesTheObject) {
+  Open(2 * kG);
+  PrefetchToCache(0, 2);
+  const auto lent = object_->TryLend(1, kG);
+  ASSERT_TRUE(lent);
+  object_.reset();
+  cache_.reset();
+  EXPECT_EQ(Join(*lent), FakeBytes(info_.path, 1, kG));
+}
+
+TEST_F(FetcherUnreadTest, WhatTheCacheLendsIsPinned) {
+  Open(2 * kG);
+  for (const uint64_t g : {0, 1}) Keep(g);
+  EXPECT_FALSE(Lends(0, kG));
+  cache_->AllowTryLend();
+  EXPECT_TRUE(Lends(3, 2 * kG - 3));
+  {
+    const auto lent = object_->TryLend(0, kG);
+    ASSERT_TRUE(lent);
+    EXPECT_EQ(cache_->pins(), 1u);
+  }
+  EXPECT_EQ(cache_->pins(), 0u);
+}
+
+TEST_F(FetcherUnreadTest, NothingIsLentOfWhatIsKnownToBeWrong) {
+  Open(4 * kG);
+  PrefetchToCache(0, 2);
+  Keep(2);
+  cache_->AllowTryLend();
+  EXPECT_TRUE(Lends(0, kG));
+  EXPECT_TRUE(Lends(2 * kG, kG));
+  cache_->Poison();
+  EXPECT_FALSE(Lends(kG, kG));
+  EXPECT_FALSE(Lends(2 * kG, kG));
 }
 
 TEST_F(FetcherUnreadTest, StartReadIsAnsweredFromMemoryOnce) {

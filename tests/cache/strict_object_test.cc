@@ -173,12 +173,18 @@ TEST_F(StrictObjectTest, AReadFetchesAllAndWaitsForTheHash) {
   EXPECT_FALSE(read.ended());
   std::vector<std::byte> out(10);
   EXPECT_FALSE(object_->TryRead(0, out));
+  EXPECT_FALSE(object_->TryLend(0, 10));
   stop_at_last = false;
   ASSERT_OK(read.Wait());
   EXPECT_TRUE(read.right());
   EXPECT_TRUE(file_->verified());
   EXPECT_TRUE(object_->TryRead(0, out));
   EXPECT_EQ(out, Pattern(0, 10));
+  ASSERT_OK(file_->Share());  // sealed
+  const auto lent = object_->TryLend(5, kG);
+  ASSERT_TRUE(lent);
+  ASSERT_EQ(lent->parts.size(), 1u);
+  EXPECT_THAT(lent->parts[0], testing::ElementsAreArray(Pattern(5, kG)));
 }
 
 TEST_F(StrictObjectTest, WhatLostBytesIsHeldBackAgain) {
@@ -190,6 +196,7 @@ TEST_F(StrictObjectTest, WhatLostBytesIsHeldBackAgain) {
   for (uint64_t g = 0; g < 20; ++g) ASSERT_OK(PutPattern(*file_, g, 9));
   std::vector<std::byte> out(10);
   EXPECT_FALSE(object_->TryRead(0, out));
+  EXPECT_FALSE(object_->TryLend(0, 10));
   Reading read(*object_, 0, 10, kLong);
   while (!file_->Has(20)) std::this_thread::yield();
   while (file_->IsWhole()) std::this_thread::yield();  // wrong: poisoned

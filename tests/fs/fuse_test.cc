@@ -81,6 +81,26 @@ TEST_F(FuseTest, LooksUpOpensReadsAndReleases) {
             0);
 }
 
+TEST_F(FuseTest, LargeReadsAreAnsweredWhereTheirBytesLie) {
+  KeepData();
+  cache_.file->AllowTryLend();
+  Start();
+  const uint64_t node = kernel_->Find("repo/data.bin");
+  ASSERT_EQ(kernel_->Wait(kernel_->SendRead(node, 0, 1)).error, 0);  // opens it
+  const size_t copies = cache_.file->tries() + cache_.file->reads();
+  for (const auto& [offset, size] : std::vector<std::pair<uint64_t, uint32_t>>{
+           {0, kSize}, {77, 128 << 10}, {kSize - (40 << 10), 64 << 10}}) {
+    const auto answer = kernel_->Wait(kernel_->SendRead(node, offset, size));
+    EXPECT_EQ(answer.error, 0);
+    EXPECT_EQ(answer.body, Text(offset, size)) << offset << "+" << size;
+  }
+  EXPECT_EQ(cache_.file->tries() + cache_.file->reads(), copies);
+  Settle();
+  EXPECT_EQ(cache_.file->pins(), 0u);
+  EXPECT_EQ(kernel_->Wait(kernel_->SendRead(node, 5, 100)).body, Text(5, 100));
+  EXPECT_EQ(cache_.file->tries() + cache_.file->reads(), copies + 1);
+}
+
 TEST_F(FuseTest, ReadsPastTheEndAreEmpty) {
   Start();
   const uint64_t node = kernel_->Find("repo/data.bin");

@@ -5,6 +5,20 @@
 
 namespace weightfs {
 
+class FakeCacheFile::CountedPin final : public SlabPin::Hold {
+ public:
+  explicit CountedPin(std::shared_ptr<FakeCacheFile> file)
+      : file_(std::move(file)) {
+    ++file_->pins_;
+  }
+  ~CountedPin() override { --file_->pins_; }
+  CountedPin(const CountedPin&) = delete;
+  CountedPin& operator=(const CountedPin&) = delete;
+
+ private:
+  const std::shared_ptr<FakeCacheFile> file_;
+};
+
 bool FakeCacheFile::Has(uint64_t granule) const {
   std::function<void()> look;
   {
@@ -31,7 +45,8 @@ Result<SlabPin> FakeCacheFile::Pin(uint64_t /*offset*/, uint64_t /*length*/) {
     pin = on_pin_;
   }
   if (pin) pin();
-  return SlabPin();
+  return SlabPin(std::make_unique<CountedPin>(
+      std::static_pointer_cast<FakeCacheFile>(shared_from_this())));
 }
 
 Result<> FakeCacheFile::Read(uint64_t offset, std::span<std::byte> out) {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <functional>
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
@@ -76,6 +77,19 @@ class FakeCacheFile final : public CacheFile {
     MutexLock lock(mutex_);
     try_read_ = true;
   }
+  std::span<const std::byte> TryLend(uint64_t offset, uint64_t length) override
+      EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (!try_lend_ || broken_) return {};
+    auto& lent = lent_.emplace_back(length);
+    return Copy(offset, lent).has_value() ? lent : std::span<std::byte>();
+  }
+  void AllowTryLend() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    try_lend_ = true;
+  }
+  // Pins that are held.
+  size_t pins() const { return pins_; }
   Result<> Put(uint64_t granule, std::span<const std::byte> bytes) override
       EXCLUDES(mutex_);
 
@@ -134,6 +148,7 @@ class FakeCacheFile final : public CacheFile {
       EXCLUDES(mutex_);
 
  private:
+  class CountedPin;
   Result<> Copy(uint64_t offset, std::span<std::byte> out) REQUIRES(mutex_);
 
   const uint64_t size_;
@@ -153,6 +168,9 @@ class FakeCacheFile final : public CacheFile {
   std::atomic<bool> sealed_ = false;
   std::function<Result<UniqueFd>()> on_share_ GUARDED_BY(mutex_);
   bool try_read_ GUARDED_BY(mutex_) = false;
+  bool try_lend_ GUARDED_BY(mutex_) = false;
+  std::list<std::vector<std::byte>> lent_ GUARDED_BY(mutex_);
+  std::atomic<size_t> pins_ = 0;
   size_t reads_ GUARDED_BY(mutex_) = 0;
   size_t tries_ GUARDED_BY(mutex_) = 0;  // of TryRead
 };

@@ -62,6 +62,9 @@ class FaultyDisk final : public CacheDisk {
   ssize_t Read(int fd, std::span<std::byte> out, uint64_t offset) override;
   ssize_t ReadNowait(int fd, std::span<std::byte> out,
                      uint64_t offset) override;
+  bool IsResident(std::span<const std::byte> bytes) override {
+    return !cold && disk_.IsResident(bytes);
+  }
   ssize_t Write(int fd, std::span<const std::byte> bytes,
                 uint64_t offset) override;
   int Sync(int fd) override;
