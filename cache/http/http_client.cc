@@ -27,6 +27,9 @@ constexpr long kReceiveBuffer = 128 << 10;   // CURLOPT_BUFFERSIZE
 constexpr long kIdleConnections = 64;        // kept open, all hosts
 constexpr milliseconds kIdlePoll{60'000};    // nothing to do: a wakeup ends it
 constexpr milliseconds kBrokenPollWait{10};  // poll failed: do not spin
+// libcurl before 8.4.0 sets no timer and watches no socket when it goes on to
+// the next address of a name: two that refuse would cost seconds.
+constexpr milliseconds kConnectPoll{20};
 
 struct FreeMulti {
   void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
@@ -352,16 +355,17 @@ class CurlHttpClient final : public HttpClient {
   }
 
   int PollTimeout() const {
+    const SteadyTime now = std::chrono::steady_clock::now();
     SteadyTime next = SteadyTime::max();
     for (const auto& [id, transfer] : active_) {
       next = std::min(next, transfer->Deadline());
+      if (!transfer->connected) next = std::min(next, now + kConnectPoll);
     }
     for (const TransferPtr& transfer : queued_) {
       next = std::min(next, transfer->Deadline());
     }
     if (next == SteadyTime::max()) return static_cast<int>(kIdlePoll.count());
-    const auto wait = std::chrono::ceil<milliseconds>(
-        next - std::chrono::steady_clock::now());
+    const auto wait = std::chrono::ceil<milliseconds>(next - now);
     return static_cast<int>(
         std::clamp(wait, milliseconds(0), kIdlePoll).count());
   }
