@@ -262,6 +262,7 @@ class CurlHttpClient final : public HttpClient {
       transfer.headers.reset(grown);     // head
     }
     SetProtocolOptions(transfer);
+    SetLookUpOptions(transfer);
     transfer.SetCallbacks();
     transfer.started = std::chrono::steady_clock::now();
     return curl_multi_add_handle(multi_.get(), transfer.easy.get()) == CURLM_OK;
@@ -304,8 +305,24 @@ class CurlHttpClient final : public HttpClient {
     curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBuffer);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      static_cast<long>(request.connect_timeout.count()));
-    // A name look-up that hangs in the resolver is left behind, not waited for.
+  }
+
+  void SetLookUpOptions(const HttpTransfer& transfer) {
+    CURL* easy = transfer.easy.get();
+    // One that hangs in the resolver is left behind, not waited for.
     curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+    // Connections beside others spread over all addresses of a name: each asks
+    // anew (libcurl shuffles what it puts into its cache, not what it takes
+    // out) and passes over an address that refuses. One that is alone keeps the
+    // system's order, which knows what family works here (RFC 6724); and
+    // localhost is one server, whatever else listens at its other address.
+    if (transfer.host != HostKind::kName) return;
+    if (const auto it = connections_.find(transfer.origin);
+        it == connections_.end() || it->second == 0) {
+      return;
+    }
+    curl_easy_setopt(easy, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1L);
+    curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L);
   }
 
   void TakeFinished() {

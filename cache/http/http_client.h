@@ -1,6 +1,7 @@
 // HttpClient: HTTP requests over libcurl's multi interface, many at once, one
 // loop thread. Redirects are not followed and nothing is retried: that is the
-// caller's policy. HTTP/1.1 over many keep-alive connections.
+// caller's policy. HTTP/1.1 over many keep-alive connections, which spread over
+// all addresses of the host's name where there are several at once.
 //
 // Thread-safety: safe for concurrent use.
 

@@ -3,6 +3,7 @@
 these tests' own, in a mount namespace of their own."""
 
 import concurrent.futures
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -131,7 +132,7 @@ def test_addresses_that_refuse_are_passed_over(etc, hub, open_doors, parts,
                                                mount):
     # Every request wants a connection of its own.
     hub.fault("set_header", text="Connection", value="close")
-    open_doors("127.0.1.1", "127.0.1.2")
+    doors = open_doors("127.0.1.1", "127.0.1.2")
     # In the system's order, too, which puts first what is like 127.0.0.1: a
     # connection that is alone meets all five that refuse.
     name(etc, "some.test", *[f"127.0.0.{i}" for i in range(2, 7)],
@@ -146,3 +147,90 @@ def test_addresses_that_refuse_are_passed_over(etc, hub, open_doors, parts,
     # 10 s are what one connection has.
     assert time.monotonic() - begin < 10
     assert mounted.status()["fetcher"]["retries"] == 0
+    assert all(door.connections for door in doors)
+
+
+def test_connections_spread_over_all_addresses(etc, hub, open_doors, parts,
+                                               mount):
+    hub.fault("set_header", text="Connection", value="close")
+    addresses = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    doors = open_doors(*addresses)
+    name(etc, "many.test", *addresses)
+    mounted = mount("org/parts", url(hub, "many.test"))
+    assert read_together(mounted, list(parts)) == parts
+    used = [door.connections for door in doors]
+    assert sum(used) > 50
+    assert min(used) > sum(used) / 10, used
+
+
+def test_localhost_is_one_server(hub, open_doors, parts, mount):
+    """Not the server at 127.0.0.1 and whoever is at ::1."""
+    try:
+        door, = open_doors("::1")
+    except OSError as error:
+        pytest.skip(f"no ::1 here: {error}")
+    hub.fault("set_header", text="Connection", value="close")
+    mounted = mount("org/parts", url(hub, "localhost"))
+    assert read_together(mounted, list(parts)) == parts
+    connections = len({request["connection"] for request in hub.log()})
+    assert connections > 50
+    assert door.connections == 0 or door.connections >= connections
+
+
+# --- without a resolver ---
+
+@contextlib.contextmanager
+def silent_resolver(etc):
+    """No name is known meanwhile. Gives what waits for a question."""
+    names = (etc / "hosts").read_text()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        try:
+            resolver.bind((RESOLVER, 53))
+        except OSError as error:
+            pytest.skip(f"UDP port 53 of {RESOLVER}: {error}")
+        resolver.settimeout(60)
+        (etc / "hosts").write_text(ETC["hosts"])
+        yield lambda: resolver.recv(512)
+        (etc / "hosts").write_text(names)
+
+
+def test_what_is_connected_goes_on_without_a_resolver(etc, hub, open_doors,
+                                                      parts, mount):
+    open_doors("127.0.0.2", "127.0.0.3")
+    name(etc, "many.test", "127.0.0.2", "127.0.0.3")
+    mounted = mount("org/parts", url(hub, "many.test"))
+    files = list(parts)
+    read_together(mounted, files[:4])
+    with silent_resolver(etc):
+        assert read_together(mounted, files[4:]) == {
+            file: parts[file] for file in files[4:]}
+
+
+def test_reads_outlast_an_outage_of_the_resolver(etc, hub, open_doors, parts,
+                                                 mount):
+    hub.fault("set_header", text="Connection", value="close")
+    open_doors("127.0.0.2", "127.0.0.3")
+    name(etc, "many.test", "127.0.0.2", "127.0.0.3")
+    mounted = mount("org/parts", url(hub, "many.test"))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with silent_resolver(etc) as wait_for_question:
+            reading = pool.submit(read_together, mounted, list(parts))
+            wait_for_question()
+        assert reading.result() == parts
+
+
+def test_a_mount_ends_while_look_ups_hang(etc, hub, open_doors, parts, mount):
+    hub.fault("set_header", text="Connection", value="close")
+    open_doors("127.0.0.2", "127.0.0.3")
+    name(etc, "many.test", "127.0.0.2", "127.0.0.3")
+    mounted = mount("org/parts", url(hub, "many.test"))
+    with silent_resolver(etc) as wait_for_question:
+        reader = subprocess.Popen(
+            ["cat", *(mounted.path / "repo" / file for file in parts)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for_question()
+        finally:
+            reader.kill()
+            reader.wait()
+        mounted.unmount()  # in 5 s; the look-ups take 30
