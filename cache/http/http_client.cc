@@ -458,6 +458,9 @@ Result<std::unique_ptr<HttpClient>> HttpClient::Create(
   curl_multi_setopt(multi.get(), CURLMOPT_PIPELINING,
                     static_cast<long>(CURLPIPE_NOTHING));
   curl_multi_setopt(multi.get(), CURLMOPT_MAXCONNECTS, kIdleConnections);
+#if LIBCURL_VERSION_NUM >= 0x081400  // 8.20.0: look-ups are the multi's
+  curl_multi_setopt(multi.get(), CURLMOPT_QUICK_EXIT, 1L);
+#endif
   curl_share_setopt(share.get(), CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
   return std::unique_ptr<HttpClient>(std::make_unique<CurlHttpClient>(
       options, std::move(multi), std::move(share)));
