@@ -483,6 +483,16 @@ void AppendJsonString(std::string_view text, std::string& out) {
 
 }  // namespace
 
+Result<uint64_t> SafetensorsHeaderEnd(ByteSource& source) {
+  std::array<std::byte, kLengthSize> start{};
+  const auto bytes =
+      std::span(start).first(std::min<uint64_t>(source.size(), start.size()));
+  RETURN_IF_ERROR(source.ReadAt(0, bytes));
+  ASSIGN_OR_RETURN(const uint64_t length,
+                   ReadHeaderLength(bytes, source.size()));
+  return kLengthSize + length;
+}
+
 Result<TensorIndex> ReadSafetensors(ByteSource& source) {
   try {
     auto index = ParseSafetensors(source);

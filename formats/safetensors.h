@@ -23,6 +23,10 @@ inline constexpr uint64_t kSafetensorsProbe = 256 * 1024;
 inline constexpr uint64_t kMaxSafetensorsEntries = 1 << 20;
 inline constexpr uint64_t kMaxSafetensorsDims = 1 << 22;
 
+// Where the header ends, by the first 8 bytes. kCorrupt: the file cannot hold
+// so much, or nobody reads it.
+Result<uint64_t> SafetensorsHeaderEnd(ByteSource& source);
+
 // Reads the header (one read of at most kSafetensorsProbe, a second one for
 // what is left of a larger header) and checks every rule of the format against
 // the source's size. kCorrupt names the tensor, the field and the offset;

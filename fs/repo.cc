@@ -432,6 +432,14 @@ Repo::Indexed Repo::Build(uint32_t set_ordinal) {
     OpenFile(file)->Prefetch(
         0, std::min(snapshot_->files[file].size, kSafetensorsProbe));
   }
+  // What is longer than that: all at once, too.
+  for (uint32_t file : indexed->files) {
+    const auto object = OpenFile(file);
+    ObjectSource source(object, options_.metadata_timeout);
+    auto end = SafetensorsHeaderEnd(source);
+    if (source.failed()) return Unread(std::move(end).error());
+    if (end.value_or(0) > kSafetensorsProbe) object->Prefetch(0, *end);
+  }
   std::vector<Shard> shards;
   for (uint32_t file : indexed->files) {
     ObjectSource source(OpenFile(file), options_.metadata_timeout);

@@ -8,10 +8,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cache/origin.h"
 #include "formats/base/mutex.h"
@@ -31,6 +35,13 @@ class MemoryOrigin final : public Origin {
   }
   // Fetches of `path` are never answered but by CancelFetch.
   void Hang(const std::string& path) { hung_ = path; }
+  // Fetches from `offset` of a file or later are answered once so many wait for
+  // it, of as many files.
+  void Gather(uint64_t offset, size_t files) {
+    MutexLock lock(mutex_);
+    gather_from_ = offset;
+    gather_ = files;
+  }
   void Break(const std::string& path, Code code) {
     MutexLock lock(mutex_);
     broken_[path] = code;
@@ -58,18 +69,11 @@ class MemoryOrigin final : public Origin {
       waiting_[id] = std::move(sink);
       return id;
     }
-    pool_.Submit([this, path = file.path, offset, length, sink] {
-      {
-        MutexLock lock(mutex_);
-        if (auto it = broken_.find(path); it != broken_.end()) {
-          return sink->OnDone(Error(it->second, path + " is broken"));
-        }
-      }
-      fetched_ += length;
-      const std::string& bytes = bytes_.at(path);
-      sink->OnData(std::as_bytes(std::span(bytes).subspan(offset, length)));
-      sink->OnDone({});
-    });
+    std::vector<std::function<void()>> answers = Together(
+        file.path, offset, [this, path = file.path, offset, length, sink] {
+          Answer(path, offset, length, *sink);
+        });
+    for (auto& answer : answers) pool_.Submit(std::move(answer));
     return id;
   }
   void CancelFetch(FetchId id) override {
@@ -86,6 +90,31 @@ class MemoryOrigin final : public Origin {
   }
 
  private:
+  // What can be answered now that `answer` is there.
+  std::vector<std::function<void()>> Together(const std::string& path,
+                                              uint64_t offset,
+                                              std::function<void()> answer) {
+    MutexLock lock(mutex_);
+    if (offset < gather_from_) return {std::move(answer)};
+    gathered_paths_.insert(path);
+    gathered_.push_back(std::move(answer));
+    if (gathered_paths_.size() < gather_) return {};
+    return std::exchange(gathered_, {});
+  }
+  void Answer(const std::string& path, uint64_t offset, uint64_t length,
+              FetchSink& sink) {
+    {
+      MutexLock lock(mutex_);
+      if (auto it = broken_.find(path); it != broken_.end()) {
+        return sink.OnDone(Error(it->second, path + " is broken"));
+      }
+    }
+    fetched_ += length;
+    const std::string& bytes = bytes_.at(path);
+    sink.OnData(std::as_bytes(std::span(bytes).subspan(offset, length)));
+    sink.OnDone({});
+  }
+
   const std::string name_ = "memory";
   std::string namespace_;
   std::shared_ptr<Snapshot> snapshot_ = std::make_shared<Snapshot>();
@@ -95,6 +124,10 @@ class MemoryOrigin final : public Origin {
   std::atomic<uint64_t> fetched_ = 0;
   Mutex mutex_;
   std::map<std::string, Code> broken_ GUARDED_BY(mutex_);
+  uint64_t gather_from_ GUARDED_BY(mutex_) = UINT64_MAX;
+  size_t gather_ GUARDED_BY(mutex_) = 0;
+  std::set<std::string> gathered_paths_ GUARDED_BY(mutex_);
+  std::vector<std::function<void()>> gathered_ GUARDED_BY(mutex_);
   std::map<FetchId, std::shared_ptr<FetchSink>> waiting_ GUARDED_BY(mutex_);
   WorkerPool pool_{"origin", 2};
 };
