@@ -135,6 +135,14 @@ class StrictObjectTest : public ObjectCacheTest {
     object_ = strict_->Wrap(inner_, file_, [this] { return Reopened(); });
     verifier_->Watch(info_, file_);
   }
+  // The verifier has let go of a file that is right.
+  void AwaitSealed() {
+    const auto until = Clock::System().Now() + kLong;
+    while (verifier_->stats().sealed == 0 && Clock::System().Now() < until) {
+      std::this_thread::yield();
+    }
+    ASSERT_EQ(verifier_->stats().sealed, 1u);
+  }
   // Each granule is fetched at once and kept.
   FakeObject::Plot Fetches(uint64_t seed = 0) {
     return [this, seed](uint64_t g) {
@@ -180,7 +188,7 @@ TEST_F(StrictObjectTest, AReadFetchesAllAndWaitsForTheHash) {
   EXPECT_TRUE(file_->verified());
   EXPECT_TRUE(object_->TryRead(0, out));
   EXPECT_EQ(out, Pattern(0, 10));
-  ASSERT_OK(file_->Share());  // sealed
+  AwaitSealed();
   const auto lent = object_->TryLend(5, kG);
   ASSERT_TRUE(lent);
   ASSERT_EQ(lent->parts.size(), 1u);
@@ -190,6 +198,7 @@ TEST_F(StrictObjectTest, AReadFetchesAllAndWaitsForTheHash) {
 TEST_F(StrictObjectTest, WhatLostBytesIsHeldBackAgain) {
   Wrap(Fetches());
   ASSERT_OK(Reading(*object_, 0, 10, kLong).Wait());
+  AwaitSealed();
   TestEvictor evictor(folder(), VerifiedPath(info_.id), disk_);
   ASSERT_TRUE(evictor.valid() && evictor.Evict(0));
   // Other bytes come, which nobody checked yet.
