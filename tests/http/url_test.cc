@@ -42,6 +42,17 @@ TEST(UrlTest, RefusesWhatIsNoPlainHttpUrl) {
               HasCode(Code::kInvalid));
 }
 
+// Whatever libcurl makes of it.
+TEST(UrlTest, EscapesInAHostAreRefusedByName) {
+  for (const char* text : {"http://2130706%34%33%33/", "HTTPS://h%2ex:80?a",
+                           "http://%68/", "http://u%40@h/"}) {
+    EXPECT_THAT(Url::Parse(text), HasMessage(HasSubstr("escapes in a host")))
+        << text;
+  }
+  EXPECT_OK(Url::Parse("http://h/%34?%33"));
+  EXPECT_OK(Url::Parse("http://h?a=://b%2f"));
+}
+
 TEST(UrlTest, ComparesSchemeHostAndPort) {
   const Url url = U("https://hub.example/a?x");
   EXPECT_TRUE(url.SameOrigin(U("https://HUB.example:443/b")));
