@@ -40,7 +40,7 @@ Result<BootId> ReadBootId() {
 }
 
 // This boot's id, or nothing where the kernel does not tell.
-const Result<BootId>& ThisBoot() {
+Result<BootId> ThisBoot() {
   static const Result<BootId> boot = ReadBootId();
   return boot;
 }
@@ -110,7 +110,7 @@ Result<UniqueFd> OpenCacheFile::OpenShared() {
 }
 
 Result<UniqueFd> OpenCacheFile::Share() {
-  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
+  ASSIGN_OR_RETURN(const BootId boot, ThisBoot());
   ASSIGN_OR_RETURN(UniqueFd shared, OpenShared());
   if (!meta().IsSealed(boot)) RETURN_IF_ERROR(HashAndSeal(boot));
   if (!meta().IsSealed(boot) || !IsWhole()) return Absent(0);
@@ -118,7 +118,7 @@ Result<UniqueFd> OpenCacheFile::Share() {
 }
 
 Result<UniqueFd> OpenCacheFile::ShareSealed() {
-  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
+  ASSIGN_OR_RETURN(const BootId boot, ThisBoot());
   const auto sealed = [&] {
     return meta().verified() && meta().IsSealed(boot) && IsWhole();
   };
@@ -137,8 +137,8 @@ std::span<const std::byte> OpenCacheFile::TryLend(uint64_t offset,
                                                   uint64_t length) {
   if (!RangeFits(offset, length, size()) || length == 0) return {};
   const uint64_t losses = Losses();
-  const auto sealed = [&] {
-    return ThisBoot().has_value() && meta().IsSealed(*ThisBoot());
+  const auto sealed = [&, boot = ThisBoot()] {
+    return boot.has_value() && meta().IsSealed(*boot);
   };
   if (!sealed() || !IsHashed(offset, length)) return {};
   const auto mapped = mapping_.Of(fd(), size());
@@ -154,7 +154,7 @@ std::span<const std::byte> OpenCacheFile::TryLend(uint64_t offset,
 Result<> OpenCacheFile::Seal(std::span<const uint32_t> generations,
                              uint64_t losses,
                              const std::function<bool()>& go_on) {
-  ASSIGN_OR_RETURN(const BootId boot, Result<BootId>(ThisBoot()));
+  ASSIGN_OR_RETURN(const BootId boot, ThisBoot());
   ASSIGN_OR_RETURN(const SlabPin pin, Pin(0, size()));
   RETURN_IF_ERROR(CheckAllThere(generations));
   if (meta().IsSealed(boot)) return {};
