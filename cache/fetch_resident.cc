@@ -91,6 +91,8 @@ std::optional<LentBytes> FetchCore::TryLend(FetchFile& file, uint64_t offset,
     if (!file.cache->IsWhole()) return std::nullopt;
     return lent;
   }
+  // Nothing else is sealed: a pin, which takes a lock, would be for nothing.
+  if (!file.cache->verified()) return std::nullopt;
   auto pin = file.cache->Pin(offset, length);
   if (!pin.has_value()) return std::nullopt;
   const auto bytes = file.cache->TryLend(offset, length);

@@ -114,7 +114,9 @@ TEST_F(FetcherUnreadTest, WhatIsLentOutlivesTheObject) {
 TEST_F(FetcherUnreadTest, WhatTheCacheLendsIsPinned) {
   Open(2 * kG);
   for (const uint64_t g : {0, 1}) Keep(g);
+  cache_->OnPin([] { ADD_FAILURE() << "pinned what is not verified"; });
   EXPECT_FALSE(Lends(0, kG));
+  cache_->OnPin({});
   cache_->AllowTryLend();
   EXPECT_TRUE(Lends(3, 2 * kG - 3));
   {

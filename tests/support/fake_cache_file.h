@@ -86,7 +86,7 @@ class FakeCacheFile final : public CacheFile {
   }
   void AllowTryLend() EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    try_lend_ = true;
+    try_lend_ = verified_ = true;
   }
   // Pins that are held.
   size_t pins() const { return pins_; }
