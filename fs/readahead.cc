@@ -110,15 +110,17 @@ ByteRange Readahead::GoOn(Stream& stream, uint64_t file_size, ByteRange read,
   stream.next = std::max(stream.next, end);
   stream.begin = std::min(stream.begin, read.offset);
   stream.length += read.length;
-  const bool enters = stream.extent != in.first.offset;
+  // A read that comes late, from an extent before, crosses nothing.
+  const bool enters = stream.extent < in.first.offset;
   stream.crossings += enters ? 1 : 0;
-  stream.crossings += in.last != in.first.offset ? 1 : 0;
-  stream.extent = in.last;
+  stream.crossings += in.last > std::max(stream.extent, in.first.offset);
+  stream.extent = std::max(stream.extent, in.last);
   const bool goes_on = stream.crossings >= kCrossings;
   const uint64_t share = Share(stream);
   if (stream.next < stream.pause) return {};
-  // It may be what the kernel read beyond a tensor.
-  if (enters && !goes_on && in.first.offset < read.offset) return {};
+  // It may be what the kernel read beyond a tensor, or the last page of one, in
+  // which the next begins.
+  if (enters && !goes_on && in.first.offset != read.offset) return {};
   const uint64_t steep = stream.length > kFirstWindow
                              ? std::min(4 * stream.length, kSteepWindow)
                              : 0;

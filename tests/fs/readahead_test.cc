@@ -165,6 +165,51 @@ TEST(ReadaheadTest, WhatTheKernelReadsBeyondATensorStartsNothing) {
             kMiB - 3 * k64);
 }
 
+// A tensor read whole by page, its first and last ones shared with others; the
+// kernel's requests come in any order.
+class WholeTensorTest : public testing::Test {
+ protected:
+  static constexpr uint64_t kPage = 4096;
+
+  static Readahead::Extents In(ByteRange read) {
+    // As the tree does: a page that goes on into a tensor is read for it.
+    return {ExtentAt(read.offset + kPage - 1),
+            ExtentAt(read.offset + read.length - 1).offset, false};
+  }
+  static ByteRange ExtentAt(uint64_t offset) {
+    return {(offset - 8) / kTensor * kTensor + 8, kTensor};
+  }
+
+  static constexpr uint64_t kTensor = 10 * kMiB;
+  static constexpr uint64_t kSize = 8 + 100 * kTensor;
+  static constexpr uint64_t kBegin = 57 * kTensor;  // of its first page
+  static constexpr uint64_t kEnd = kBegin + kTensor + kPage;
+};
+
+TEST_F(WholeTensorTest, ItsLastPageDoesNotStartTheNext) {
+  Readahead readahead;
+  uint64_t fetched = 0;
+  for (uint64_t at = kBegin; at < kEnd; at += kMiB) {
+    const ByteRange read{at, std::min(kMiB, kEnd - at)};
+    fetched += readahead.OnRead(1, kSize, read, In(read)).length;
+  }
+  EXPECT_EQ(fetched, kTensor + 8 - kMiB);
+}
+
+TEST_F(WholeTensorTest, RequestsOutOfOrderCrossNothing) {
+  Readahead readahead;
+  const ByteRange touch{kBegin, kPage};
+  EXPECT_EQ(readahead.OnRead(1, kSize, touch, In(touch)).length,
+            kTensor + 8 - kPage);
+  std::vector<uint64_t> order(kTensor / kMiB);
+  std::iota(order.begin(), order.end(), 0);
+  std::swap(order[order.size() - 1], order[order.size() - 2]);
+  for (const uint64_t piece : order) {
+    const ByteRange read{kBegin + kPage + piece * kMiB, kMiB};
+    EXPECT_EQ(readahead.OnRead(1, kSize, read, In(read)).length, 0u) << piece;
+  }
+}
+
 // What each file of tensors/ shows is near nothing but its very neighbour.
 TEST(ReadaheadTest, TensorFilesInNoOrderAreNoStream) {
   Readahead readahead;
