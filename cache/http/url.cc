@@ -87,12 +87,17 @@ std::string WithoutUserInfo(std::string_view text) {
   }
 }
 
-// libcurl 8.21 decodes a host's escapes, 7.88 and 8.14 refuse them: what such a
-// name is must not hang on that. In brackets they name an IPv6 zone.
+// libcurl 8.21 decodes a host's escapes, 7.88 and 8.14 refuse most: what such a
+// name is must not hang on that. In brackets they name an IPv6 zone. The host
+// is looked for where libcurl finds one: after a scheme's colon and any
+// slashes, or after two of them.
 bool HasEncodedHost(std::string_view text) {
-  const size_t scheme = text.find("://");
-  if (scheme == std::string_view::npos) return false;
-  const std::string_view rest = text.substr(scheme + 3);
+  const size_t scheme = std::min(text.find_first_of(":/?#"), text.size());
+  std::string_view rest = text.substr(scheme);
+  const bool has_host =
+      scheme > 0 ? rest.starts_with(":/") : rest.starts_with("//");
+  if (!has_host) return false;
+  rest.remove_prefix(std::min(rest.find_first_not_of(":/\\"), rest.size()));
   const std::string_view host = rest.substr(0, rest.find_first_of("/?#\\["));
   return host.find('%') != std::string_view::npos;
 }
@@ -147,6 +152,9 @@ Result<Url> Url::Parse(std::string_view text) {
 Result<Url> Url::Resolve(std::string_view reference) const {
   if (reference.size() > kMaxUrlBytes || HasControlBytes(reference)) {
     return NotAUrl(reference, "not a URL to go to");
+  }
+  if (HasEncodedHost(reference)) {
+    return NotAUrl(reference, "escapes in a host's name");
   }
   const CurlUrl joined(curl_url());
   const std::string base = ToString();

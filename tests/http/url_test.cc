@@ -44,13 +44,22 @@ TEST(UrlTest, RefusesWhatIsNoPlainHttpUrl) {
 
 // Whatever libcurl makes of it.
 TEST(UrlTest, EscapesInAHostAreRefusedByName) {
-  for (const char* text : {"http://2130706%34%33%33/", "HTTPS://h%2ex:80?a",
-                           "http://%68/", "http://u%40@h/"}) {
+  for (const char* text :
+       {"http://2130706%34%33%33/", "HTTPS://h%2ex:80?a", "http://%68/",
+        "http://u%40@h/", "http:/%68/", "http:///h%", "http:/\\h%2e/"}) {
     EXPECT_THAT(Url::Parse(text), HasMessage(HasSubstr("escapes in a host")))
         << text;
   }
   EXPECT_OK(Url::Parse("http://h/%34?%33"));
   EXPECT_OK(Url::Parse("http://h?a=://b%2f"));
+  const Url base = U("http://h/a/b");
+  for (const char* text : {"//h%2ex/", "https:/%68", "http://%68/"}) {
+    EXPECT_THAT(base.Resolve(text), HasMessage(HasSubstr("escapes in a host")))
+        << text;
+  }
+  for (const char* text : {"/a//b%2f", "a//b%2f", "?a=//b%2f", "a/://b%2f"}) {
+    EXPECT_OK(base.Resolve(text)) << text;
+  }
 }
 
 TEST(UrlTest, ComparesSchemeHostAndPort) {
