@@ -131,7 +131,8 @@ def test_a_touched_tensor_is_fetched_whole(hub, mount):
 def test_a_rate_is_kept(hub, mount):
     hub.commit("org/big", generate=GIB + ",hashed=0")
     mounted = mount("org/big", hub, options=("--max-rate", "4M"))
-    tensor = mounted.tensors()[0]
+    # The first came in part with the header, which is paid for already.
+    tensor = mounted.tensors()[1]
     begin = time.monotonic()
     content = mounted.file(tensor, "raw").read_bytes()
     took = time.monotonic() - begin
