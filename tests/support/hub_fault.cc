@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 
 namespace weightfs {
 namespace {
@@ -34,6 +35,16 @@ constexpr std::array<std::pair<FaultKind, std::string_view>, 22> kNames = {{
     {FaultKind::kRaw, "raw"},
     {FaultKind::kRunCallback, "callback"},
 }};
+
+// Whether an answer to that Range header holds a file's byte.
+bool AsksFor(const std::string& range, uint64_t byte) {
+  unsigned long long first = 0;  // NOLINT(google-runtime-int): sscanf's
+  unsigned long long last = 0;   // NOLINT(google-runtime-int)
+  if (std::sscanf(range.c_str(), "bytes=%llu-%llu", &first, &last) != 2) {
+    return true;
+  }
+  return first <= byte && byte <= last;
+}
 
 TestHubFault Make(FaultKind kind, uint64_t number = 0, std::string text = "") {
   TestHubFault fault;
@@ -222,7 +233,9 @@ TestHubFault TestHubFault::Times(uint64_t matches) const {
 }
 
 bool TestHubFault::Selects(const TestHubRequest& request) const {
-  return filter.Matches(request) && (!predicate || predicate(request));
+  if (!filter.Matches(request)) return false;
+  if (kind == Kind::kFlipBit && !AsksFor(request.range, number)) return false;
+  return !predicate || predicate(request);
 }
 
 std::string_view ToString(TestHubFault::Kind kind) {

@@ -76,7 +76,8 @@ class TestHubFault {
                    // request's number; empty: to itself
     kGzip,         // the body gzipped, Content-Encoding: gzip
     kBody,         // `text` as the body, status and type kept
-    kFlipBit,      // lowest bit of the file's byte at offset `number`
+    kFlipBit,      // lowest bit of the file's byte at offset `number`, of
+                   // answers that hold it
     kOtherFile,    // every byte inverted, and an ETag of its own
     kRaw,          // `text` instead of any HTTP answer, then close; {first},
                    // {last}, {size}, {length} and {body} are what the answer
