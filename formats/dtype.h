@@ -1,5 +1,9 @@
-// DType: the element types that weightfs knows, named as safetensors names
-// them, and what each is called in other formats.
+// DType: the element types that weightfs knows. Plain ones are named as
+// safetensors names them, GGUF's block types as ggml does.
+//
+// A block type has no elements of its own: a block of some bytes holds a fixed
+// number of values, which share scales. A row (the last dimension) is a whole
+// number of blocks.
 
 #ifndef WEIGHTFS_FORMATS_DTYPE_H_
 #define WEIGHTFS_FORMATS_DTYPE_H_
@@ -35,13 +39,47 @@ enum class DType : uint8_t {
   kF64 = 19,
   kI64 = 20,
   kU64 = 21,
+  // 22 to 31: room for more plain types. From here on, block types.
+  kQ40 = 32,
+  kQ41 = 33,
+  kQ50 = 34,
+  kQ51 = 35,
+  kQ80 = 36,
+  kQ81 = 37,
+  kQ2K = 38,
+  kQ3K = 39,
+  kQ4K = 40,
+  kQ5K = 41,
+  kQ6K = 42,
+  kQ8K = 43,
+  kIq2Xxs = 44,
+  kIq2Xs = 45,
+  kIq3Xxs = 46,
+  kIq1S = 47,
+  kIq4Nl = 48,
+  kIq3S = 49,
+  kIq2S = 50,
+  kIq4Xs = 51,
+  kIq1M = 52,
+  kTq10 = 53,
+  kTq20 = 54,
+  kMxfp4 = 55,
+  kNvfp4 = 56,
+  kQ10 = 57,
+  kQ20 = 58,
 };
 
 // Every dtype, in the order above.
 std::span<const DType> AllDTypes();
-// Bits of one element: 4, 6, 8, 16, 32 or 64.
+// Bits of one element: 4, 6, 8, 16, 32 or 64; 0 for a block type.
 uint32_t DTypeBits(DType dtype);
-// "F32", "BF16", "F8_E4M3", …: safetensors' own names, case-sensitive.
+bool IsBlockDType(DType dtype);
+// Values in one block; 1 for a plain type.
+uint32_t BlockElements(DType dtype);
+// Bytes of one block, or of one element of a plain type: 0 if that is less than
+// a byte.
+uint32_t BlockBytes(DType dtype);
+// "F32", "BF16", "F8_E4M3", … and "Q4_0", "IQ2_XXS", …; case-sensitive.
 std::string_view DTypeName(DType dtype);
 std::optional<DType> DTypeFromName(std::string_view name);
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -347,6 +348,26 @@ bool IsContiguous(const TensorInfo& tensor) {
   return true;
 }
 
+// Where a tensor of less than a byte an element, or of blocks, begins in its
+// storage.
+struct FirstByteResult {
+  bool known = false;  // false: past 64 bits
+  bool whole = false;  // false: inside of a byte or a block
+  uint64_t byte = 0;
+};
+
+FirstByteResult FirstByte(const TensorInfo& tensor) {
+  const uint64_t elements = IsBlockDType(tensor.dtype)
+                                ? BlockElements(tensor.dtype)
+                                : 8 / std::gcd(8U, DTypeBits(tensor.dtype));
+  const uint64_t bytes = IsBlockDType(tensor.dtype)
+                             ? BlockBytes(tensor.dtype)
+                             : elements * DTypeBits(tensor.dtype) / 8;
+  const auto byte = CheckedMul(tensor.storage_offset / elements, bytes);
+  return {byte.has_value(), tensor.storage_offset % elements == 0,
+          byte.value_or(0)};
+}
+
 std::vector<Segment> AsSegments(const std::vector<SourceRange>& ranges) {
   std::vector<Segment> segments;
   segments.reserve(ranges.size());
@@ -396,18 +417,18 @@ Result<std::vector<Segment>> GatherSegments(const TensorInfo& tensor) {
   }
 
   const uint64_t bits = DTypeBits(tensor.dtype);
-  if (bits % 8 != 0) {
-    const auto first = CheckedMul(tensor.storage_offset, bits);
-    if (!IsContiguous(tensor) || (first && *first % 8 != 0)) {
+  if (IsBlockDType(tensor.dtype) || bits % 8 != 0) {
+    const auto first = FirstByte(tensor);
+    if (!IsContiguous(tensor) || (first.known && !first.whole)) {
       return MakeError(Code::kUnsupported, "tensor {} is a strided {}",
                        QuoteName(tensor.name), DTypeName(tensor.dtype));
     }
-    if (!first || !RangeFits(*first / 8, size, *storage)) {
+    if (!first.known || !RangeFits(first.byte, size, *storage)) {
       return MakeError(Code::kCorrupt,
                        "tensor {} reaches past its storage of {} bytes",
                        QuoteName(tensor.name), *storage);
     }
-    return AsSegments(SliceRanges(ranges, *first / 8, size));
+    return AsSegments(SliceRanges(ranges, first.byte, size));
   }
 
   ASSIGN_OR_RETURN(Layout layout, MakeLayout(tensor, *storage));

@@ -21,7 +21,7 @@ std::vector<SourceRange> SliceRanges(const std::vector<SourceRange>& ranges,
 // contiguous or made of long runs, else one Transform that reads no more of the
 // storage than each read needs (but for gaps of up to kMaxGatherGap bytes).
 // kCorrupt if it reaches past its storage, kUnsupported for a dtype of less
-// than a byte that is not contiguous.
+// than a byte, or of blocks, that is not contiguous.
 Result<std::vector<Segment>> GatherSegments(const TensorInfo& tensor);
 
 // Bytes between two needed ones that are read along: about what one more range

@@ -57,6 +57,7 @@ std::string_view NpyDescr(DType dtype) {
     case DType::kF4:
     case DType::kF6E2M3:
     case DType::kF6E3M2:
+    default:  // block types
       return {};
   }
   return {};

@@ -64,6 +64,7 @@ TorchType TorchTypeOf(DType dtype) {
       return {{}, "float4_e2m1fn_x2"};  // one element is a pair
     case DType::kF6E2M3:
     case DType::kF6E3M2:
+    default:  // block types
       return {};
   }
   return {};

@@ -218,7 +218,7 @@ class HeaderHandler final : public JsonHandler {
   Result<> OnDType(const JsonEvent& event) {
     if (event.kind != Kind::kString) return Wrong("dtype", "is not a string");
     const auto dtype = DTypeFromName(*event.text);
-    if (!dtype) {
+    if (!dtype || !SafetensorsHolds(*dtype)) {
       return MakeError(Code::kUnsupported, "dtype: {} is not known",
                        QuoteName(*event.text));
     }
@@ -483,6 +483,9 @@ void AppendJsonString(std::string_view text, std::string& out) {
 
 }  // namespace
 
+// The format's 22 are the first in the enum.
+bool SafetensorsHolds(DType dtype) { return dtype <= DType::kU64; }
+
 Result<uint64_t> SafetensorsHeaderEnd(ByteSource& source) {
   std::array<std::byte, kLengthSize> start{};
   const auto bytes =
@@ -505,6 +508,7 @@ Result<TensorIndex> ReadSafetensors(ByteSource& source) {
 }
 
 Result<std::vector<Segment>> WriteSafetensors(const TensorInfo& tensor) {
+  RETURN_IF_ERROR(CheckFormatHolds(Format::kSafetensors, tensor.dtype));
   if (!IsUtf8(tensor.name) || tensor.name == kMetadataKey) {
     return MakeError(Code::kUnsupported,
                      "safetensors has no way to hold the name {}",

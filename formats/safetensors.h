@@ -9,6 +9,7 @@
 
 #include "formats/base/byte_source.h"
 #include "formats/base/result.h"
+#include "formats/dtype.h"
 #include "formats/segment.h"
 #include "formats/tensor_index.h"
 
@@ -34,8 +35,11 @@ Result<uint64_t> SafetensorsHeaderEnd(ByteSource& source);
 // above. Reads no tensor data.
 Result<TensorIndex> ReadSafetensors(ByteSource& source);
 
+// Whether safetensors has a name for `dtype`.
+bool SafetensorsHolds(DType dtype);
+
 // A file with this one tensor, under its own name. kUnsupported for a name that
-// is no UTF-8 or is the format's own "__metadata__".
+// is no UTF-8 or is the format's own "__metadata__", or for the dtype.
 Result<std::vector<Segment>> WriteSafetensors(const TensorInfo& tensor);
 
 }  // namespace weightfs

@@ -31,9 +31,16 @@ Result<uint64_t> DenseSize(DType dtype, const std::vector<uint64_t>& shape) {
   if (!elements) {
     return MakeError(Code::kCorrupt, "the shape's product overflows 64 bits");
   }
+  const uint64_t block = BlockElements(dtype);
+  if (IsBlockDType(dtype) && (shape.empty() || shape.back() % block != 0)) {
+    return MakeError(Code::kCorrupt,
+                     "rows of {} elements are no whole number of {} blocks of "
+                     "{}",
+                     shape.empty() ? 1 : shape.back(), DTypeName(dtype), block);
+  }
   const uint64_t bits = DTypeBits(dtype);
   if (bits % 8 == 0) {
-    const auto bytes = CheckedMul(*elements, bits / 8);
+    const auto bytes = CheckedMul(*elements / block, BlockBytes(dtype));
     if (bytes) return *bytes;
     return MakeError(Code::kCorrupt, "{} elements of {} overflow 64 bits",
                      *elements, DTypeName(dtype));

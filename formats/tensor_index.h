@@ -42,8 +42,9 @@ struct TensorInfo {
 
 // Elements of a shape, or nothing if that overflows 64 bits.
 std::optional<uint64_t> ElementCount(const std::vector<uint64_t>& shape);
-// Bytes of a dense tensor; kCorrupt if that overflows or is no whole number of
-// bytes (sub-byte dtypes).
+// Bytes of a dense tensor; kCorrupt if that overflows, is no whole number of
+// bytes (sub-byte dtypes), or its rows are no whole number of blocks (block
+// types; a scalar has no row).
 Result<uint64_t> DenseSize(DType dtype, const std::vector<uint64_t>& shape);
 
 class TensorIndex {
@@ -57,7 +58,8 @@ class TensorIndex {
   // Sorted by name, bytewise.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   const std::vector<std::string>& objects() const { return objects_; }
-  // The format's own key-value pairs (safetensors' __metadata__).
+  // The format's own key-value pairs (safetensors' __metadata__, GGUF's
+  // pairs as formats/gguf.md says).
   const std::map<std::string, std::string>& metadata() const {
     return metadata_;
   }

@@ -59,11 +59,15 @@ Result<> CheckFormatHolds(Format format, DType dtype) {
   switch (format) {
     case Format::kNpy:
       return unless(!NpyDescr(dtype).empty(),
-                    "NumPy has no elements of less than a byte");
+                    IsBlockDType(dtype)
+                        ? "NumPy has no quantised blocks"
+                        : "NumPy has no elements of less than a byte");
     case Format::kPt:
       return unless(PtHolds(dtype), "torch has no such dtype");
-    case Format::kRaw:
     case Format::kSafetensors:
+      return unless(SafetensorsHolds(dtype),
+                    "the format has no quantised blocks");
+    case Format::kRaw:
       return {};
   }
   return {};

@@ -42,7 +42,7 @@ Result<std::vector<Segment>> WriteTensor(Format format,
                                          const TensorInfo& tensor);
 
 // The tensor's bytes, dense and row-major: its ranges as they are, or gathered
-// if it is strided (kUnsupported for strided sub-byte dtypes).
+// if it is strided (kUnsupported for strided sub-byte and block dtypes).
 Result<std::vector<Segment>> DenseSegments(const TensorInfo& tensor);
 
 }  // namespace weightfs

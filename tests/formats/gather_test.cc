@@ -177,6 +177,22 @@ TEST(GatherTest, SubByteDTypesOnlyWhereContiguous) {
               HasCode(Code::kCorrupt));
 }
 
+TEST(GatherTest, BlocksOnlyWhereContiguous) {
+  auto whole = DenseSegments(Strided(DType::kQ40, {2, 64}, {64, 1}, 32, 100));
+  ASSERT_OK(whole);
+  EXPECT_EQ(std::get<SourceSegment>(whole->at(0)).range,
+            (SourceRange{0, 18, 72}));
+  EXPECT_THAT(DenseSegments(Strided(DType::kQ40, {2, 64}, {1, 2}, 0, 100)),
+              HasCode(Code::kUnsupported));
+  EXPECT_THAT(DenseSegments(Strided(DType::kQ40, {64}, {1}, 31, 100)),
+              HasCode(Code::kUnsupported));
+  EXPECT_THAT(DenseSegments(Strided(DType::kQ40, {64}, {1}, 160, 100)),
+              HasCode(Code::kCorrupt));
+  EXPECT_THAT(
+      DenseSegments(Strided(DType::kQ40, {64}, {1}, UINT64_MAX - 31, 100)),
+      HasCode(Code::kCorrupt));
+}
+
 TEST(SliceRangesTest, CutsAcrossRanges) {
   const std::vector<SourceRange> ranges = {{0, 10, 5}, {1, 0, 0}, {1, 20, 5}};
   EXPECT_THAT(SliceRanges(ranges, 0, 0), SizeIs(0));

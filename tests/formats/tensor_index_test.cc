@@ -47,6 +47,21 @@ TEST(DenseSizeTest, CountsBytes) {
   EXPECT_THAT(DenseSize(DType::kF64, {3, 0}), IsOkAndHolds(0U));
 }
 
+TEST(DenseSizeTest, CountsBlocks) {
+  EXPECT_THAT(DenseSize(DType::kQ40, {32}), IsOkAndHolds(18U));
+  EXPECT_THAT(DenseSize(DType::kQ4K, {3, 512}), IsOkAndHolds(864U));
+  EXPECT_THAT(DenseSize(DType::kQ4K, {3, 0}), IsOkAndHolds(0U));
+  EXPECT_THAT(DenseSize(DType::kQ4K, {0, 256}), IsOkAndHolds(0U));
+  // A row is whole blocks, not only the whole.
+  EXPECT_THAT(DenseSize(DType::kQ40, {2, 16}), HasCode(Code::kCorrupt));
+  EXPECT_THAT(DenseSize(DType::kQ40, {32, 1}), HasCode(Code::kCorrupt));
+  EXPECT_THAT(DenseSize(DType::kQ40, {}), HasCode(Code::kCorrupt));
+  // More bytes than values: of Q8_K, 292 for 256.
+  EXPECT_THAT(DenseSize(DType::kQ8K, {kMax - 255}), HasCode(Code::kCorrupt));
+  EXPECT_THAT(DenseSize(DType::kQ40, {kMax - 31}),
+              IsOkAndHolds((kMax / 32) * 18));
+}
+
 TEST(DenseSizeTest, RefusesPartsOfBytesAndOverflow) {
   EXPECT_THAT(DenseSize(DType::kF4, {3}), HasCode(Code::kCorrupt));
   EXPECT_THAT(DenseSize(DType::kF4, {}), HasCode(Code::kCorrupt));
