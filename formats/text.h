@@ -24,6 +24,10 @@ bool IsPlain(std::string_view sequence);
 // the same. Control bytes of ASCII outside strings are layout and stay.
 std::string PlainJson(std::string_view json);
 
+// Adds `text` as a JSON string, in quotes: only what must be escaped is.
+// REQUIRES: it is UTF-8.
+void AppendJsonString(std::string_view text, std::string& out);
+
 // `name`, which may hold any bytes, for a message: in quotes, at most 120 bytes
 // of it, what does not print as \xNN.
 std::string QuoteName(std::string_view name);
