@@ -15,7 +15,7 @@ struct Row {
 };
 
 // In the order of the enum; that of the first 22 is safetensors' own.
-constexpr std::array<Row, 49> kRows = {{
+constexpr std::array<Row, 51> kRows = {{
     {DType::kBool, 8, "BOOL"},
     {DType::kF4, 4, "F4"},
     {DType::kF6E2M3, 6, "F6_E2M3"},
@@ -38,6 +38,8 @@ constexpr std::array<Row, 49> kRows = {{
     {DType::kF64, 64, "F64"},
     {DType::kI64, 64, "I64"},
     {DType::kU64, 64, "U64"},
+    {DType::kC128, 128, "C128"},
+    {DType::kC32, 32, "C32"},
     {DType::kQ40, 0, "Q4_0", 32, 18},
     {DType::kQ41, 0, "Q4_1", 32, 20},
     {DType::kQ50, 0, "Q5_0", 32, 22},

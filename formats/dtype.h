@@ -39,7 +39,9 @@ enum class DType : uint8_t {
   kF64 = 19,
   kI64 = 20,
   kU64 = 21,
-  // 22 to 31: room for more plain types. From here on, block types.
+  kC128 = 22,  // two doubles
+  kC32 = 23,   // two halves
+  // 24 to 31: room for more plain types. From here on, block types.
   kQ40 = 32,
   kQ41 = 33,
   kQ50 = 34,
@@ -71,7 +73,7 @@ enum class DType : uint8_t {
 
 // Every dtype, in the order above.
 std::span<const DType> AllDTypes();
-// Bits of one element: 4, 6, 8, 16, 32 or 64; 0 for a block type.
+// Bits of one element: 4, 6, 8, 16, 32, 64 or 128; 0 for a block type.
 uint32_t DTypeBits(DType dtype);
 bool IsBlockDType(DType dtype);
 // Values in one block; 1 for a plain type.
@@ -79,7 +81,8 @@ uint32_t BlockElements(DType dtype);
 // Bytes of one block, or of one element of a plain type: 0 if that is less than
 // a byte.
 uint32_t BlockBytes(DType dtype);
-// "F32", "BF16", "F8_E4M3", … and "Q4_0", "IQ2_XXS", …; case-sensitive.
+// "F32", "BF16", "F8_E4M3", …: safetensors' own names, "C128" and "C32" in
+// their manner, "Q4_0", "IQ2_XXS", … as ggml has them; case-sensitive.
 std::string_view DTypeName(DType dtype);
 std::optional<DType> DTypeFromName(std::string_view name);
 

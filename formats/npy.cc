@@ -44,6 +44,8 @@ std::string_view NpyDescr(DType dtype) {
       return "<i8";
     case DType::kU64:
       return "<u8";
+    case DType::kC128:
+      return "<c16";
     // NumPy has none of these: raw bytes of their size, as np.save writes
     // ml_dtypes' bfloat16; `.view()` brings them back.
     case DType::kBF16:
@@ -54,6 +56,8 @@ std::string_view NpyDescr(DType dtype) {
     case DType::kF8E4M3Fnuz:
     case DType::kF8E5M2Fnuz:
       return "|V1";
+    case DType::kC32:
+      return "|V4";
     case DType::kF4:
     case DType::kF6E2M3:
     case DType::kF6E3M2:

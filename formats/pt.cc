@@ -7,68 +7,12 @@
 
 #include "formats/base/checked.h"
 #include "formats/text.h"
+#include "formats/torch_types.h"
 #include "formats/writer.h"
 #include "formats/zip_writer.h"
 
 namespace weightfs {
 namespace {
-
-// How torch names a dtype. The classic ones have a storage class of their own;
-// newer ones are an UntypedStorage and the dtype beside it.
-struct TorchType {
-  std::string_view storage;  // in module torch
-  std::string_view dtype;    // in module torch
-};
-
-TorchType TorchTypeOf(DType dtype) {
-  switch (dtype) {
-    case DType::kBool:
-      return {"BoolStorage", {}};
-    case DType::kU8:
-      return {"ByteStorage", {}};
-    case DType::kI8:
-      return {"CharStorage", {}};
-    case DType::kI16:
-      return {"ShortStorage", {}};
-    case DType::kF16:
-      return {"HalfStorage", {}};
-    case DType::kBF16:
-      return {"BFloat16Storage", {}};
-    case DType::kI32:
-      return {"IntStorage", {}};
-    case DType::kF32:
-      return {"FloatStorage", {}};
-    case DType::kC64:
-      return {"ComplexFloatStorage", {}};
-    case DType::kF64:
-      return {"DoubleStorage", {}};
-    case DType::kI64:
-      return {"LongStorage", {}};
-    case DType::kU16:
-      return {{}, "uint16"};
-    case DType::kU32:
-      return {{}, "uint32"};
-    case DType::kU64:
-      return {{}, "uint64"};
-    case DType::kF8E5M2:
-      return {{}, "float8_e5m2"};
-    case DType::kF8E4M3:
-      return {{}, "float8_e4m3fn"};
-    case DType::kF8E8M0:
-      return {{}, "float8_e8m0fnu"};
-    case DType::kF8E4M3Fnuz:
-      return {{}, "float8_e4m3fnuz"};
-    case DType::kF8E5M2Fnuz:
-      return {{}, "float8_e5m2fnuz"};
-    case DType::kF4:
-      return {{}, "float4_e2m1fn_x2"};  // one element is a pair
-    case DType::kF6E2M3:
-    case DType::kF6E3M2:
-    default:  // block types
-      return {};
-  }
-  return {};
-}
 
 // Appends the opcodes of pickle protocol 2 that torch's weights_only reader
 // takes.

@@ -24,6 +24,9 @@ inline constexpr uint64_t kSafetensorsProbe = 256 * 1024;
 inline constexpr uint64_t kMaxSafetensorsEntries = 1 << 20;
 inline constexpr uint64_t kMaxSafetensorsDims = 1 << 22;
 
+// True if the format has a name for it.
+bool SafetensorsHolds(DType dtype);
+
 // Where the header ends, by the first 8 bytes. kCorrupt: the file cannot hold
 // so much, or nobody reads it.
 Result<uint64_t> SafetensorsHeaderEnd(ByteSource& source);

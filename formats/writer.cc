@@ -65,8 +65,7 @@ Result<> CheckFormatHolds(Format format, DType dtype) {
     case Format::kPt:
       return unless(PtHolds(dtype), "torch has no such dtype");
     case Format::kSafetensors:
-      return unless(SafetensorsHolds(dtype),
-                    "the format has no quantised blocks");
+      return unless(SafetensorsHolds(dtype), "the format has no name for it");
     case Format::kRaw:
       return {};
   }

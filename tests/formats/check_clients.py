@@ -32,13 +32,13 @@ BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
         "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
         "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
         "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
-        "U64": 64}
+        "U64": 64, "C128": 128, "C32": 32}
 NUMPY = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16",
          "U16": "uint16", "F16": "float16", "I32": "int32", "U32": "uint32",
          "F32": "float32", "C64": "complex64", "F64": "float64",
          "I64": "int64", "U64": "uint64", "BF16": "V2", "F8_E5M2": "V1",
          "F8_E4M3": "V1", "F8_E8M0": "V1", "F8_E4M3FNUZ": "V1",
-         "F8_E5M2FNUZ": "V1"}
+         "F8_E5M2FNUZ": "V1", "C128": "complex128", "C32": "V4"}
 TORCH = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16",
          "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
          "I32": "int32", "U32": "uint32", "F32": "float32",
@@ -46,7 +46,8 @@ TORCH = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16",
          "U64": "uint64", "F8_E5M2": "float8_e5m2",
          "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
          "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-         "F4": "float4_e2m1fn_x2"}
+         "F4": "float4_e2m1fn_x2", "C128": "complex128",
+         "C32": "complex32"}
 checks = {}
 
 

@@ -16,12 +16,12 @@ TEST(DTypeTest, NamesGoBothWays) {
     EXPECT_EQ(DTypeFromName(DTypeName(dtype)), dtype);
     names.insert(DTypeName(dtype));
   }
-  EXPECT_EQ(names.size(), 49U);
+  EXPECT_EQ(names.size(), 51U);
 }
 
 TEST(DTypeTest, NamesAreExact) {
   for (const std::string_view name :
-       {"", "f32", "F32 ", " F32", "F128", "C128", "F8", "BF16\n", "float32",
+       {"", "f32", "F32 ", " F32", "F128", "C256", "F8", "BF16\n", "float32",
         "q4_0", "Q4_2", "Q4_3", "Q4_K_M", "IQ4_NL_4_4", "IQ2"}) {
     EXPECT_EQ(DTypeFromName(name), std::nullopt) << name;
   }
@@ -75,6 +75,8 @@ TEST(DTypeTest, ValuesAreStable) {
   EXPECT_EQ(static_cast<int>(DType::kBF16), 14);
   EXPECT_EQ(static_cast<int>(DType::kF32), 17);
   EXPECT_EQ(static_cast<int>(DType::kU64), 21);
+  EXPECT_EQ(static_cast<int>(DType::kC128), 22);
+  EXPECT_EQ(static_cast<int>(DType::kC32), 23);
   EXPECT_EQ(static_cast<int>(DType::kQ40), 32);
   EXPECT_EQ(static_cast<int>(DType::kQ4K), 40);
   EXPECT_EQ(static_cast<int>(DType::kIq4Nl), 48);

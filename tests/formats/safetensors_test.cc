@@ -283,6 +283,8 @@ std::vector<Malformation> Malformations() {
        "dtype: \"F8_E9M9\" is not known"},
       {"DTypeOfAnotherFormat", Dims("Q4_0", "[32]"), Code::kUnsupported,
        "dtype: \"Q4_0\" is not known"},
+      {"DTypeOfTorchAlone", Dims("C128", "[4]"), Code::kUnsupported,
+       "dtype: \"C128\" is not known"},
       {"DTypeLowerCase", Dims("u8", "[4]"), Code::kUnsupported, "dtype"},
       {"DTypeNumber", Entry(R"("dtype":1)"), corrupt, "dtype: is not a string"},
       {"DTypeAsObject", Entry(R"("dtype":{"U8":null})"), corrupt, "dtype"},
