@@ -217,6 +217,10 @@ class Merger {
       for (const auto& [key, value] : (*shard.index)->metadata()) {
         metadata_.try_emplace(key, value);
       }
+      for (const std::string& problem : (*shard.index)->problems()) {
+        problems_.push_back(
+            fmt::format("{}: {}", QuoteName(shard.file), problem));
+      }
     }
     return {};
   }

@@ -57,8 +57,9 @@ struct Shard {
 struct MergedSet {
   // The tensors of all good shards; objects() are the shards' files in order.
   TensorIndex index;
-  // What is wrong with it: a bad shard, a tensor that the weight map names and
-  // its file lacks. Empty: the set is whole.
+  // What is wrong with it: a bad shard, what a shard's index says is wrong with
+  // it, a tensor that the weight map names and its file lacks. Empty: the set
+  // is whole.
   std::vector<std::string> problems;
 };
 

@@ -60,7 +60,8 @@ Result<uint64_t> DenseSize(DType dtype, const std::vector<uint64_t>& shape) {
 
 Result<TensorIndex> TensorIndex::Create(
     std::vector<std::string> objects, std::vector<TensorInfo> tensors,
-    std::map<std::string, std::string> metadata) {
+    std::map<std::string, std::string> metadata,
+    std::vector<std::string> problems) {
   std::sort(
       tensors.begin(), tensors.end(),
       [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
@@ -85,6 +86,7 @@ Result<TensorIndex> TensorIndex::Create(
   index.objects_ = std::move(objects);
   index.tensors_ = std::move(tensors);
   index.metadata_ = std::move(metadata);
+  index.problems_ = std::move(problems);
   return index;
 }
 

@@ -51,9 +51,10 @@ class TensorIndex {
  public:
   // `objects` are the source files' names, in the order that
   // SourceRange::object counts. Sorts by name; kCorrupt if a name comes twice.
-  static Result<TensorIndex> Create(
-      std::vector<std::string> objects, std::vector<TensorInfo> tensors,
-      std::map<std::string, std::string> metadata);
+  static Result<TensorIndex> Create(std::vector<std::string> objects,
+                                    std::vector<TensorInfo> tensors,
+                                    std::map<std::string, std::string> metadata,
+                                    std::vector<std::string> problems = {});
 
   // Sorted by name, bytewise.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
@@ -63,6 +64,9 @@ class TensorIndex {
   const std::map<std::string, std::string>& metadata() const {
     return metadata_;
   }
+  // What the file holds that is not in tensors(), a line each: the tensor's
+  // name and why it is left out. Empty: the index is whole.
+  const std::vector<std::string>& problems() const { return problems_; }
   // Null if there is none. Valid as long as the index.
   const TensorInfo* Find(std::string_view name) const;
   // Ordinals into tensors(), by TensorInfo::order.
@@ -72,6 +76,7 @@ class TensorIndex {
   std::vector<std::string> objects_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
+  std::vector<std::string> problems_;
 };
 
 }  // namespace weightfs
