@@ -12,7 +12,7 @@ weightfs_build_packages=(
   ca-certificates ccache cmake fuse3 g++ libcli11-dev libcurl4-openssl-dev
   libexpected-dev libfmt-dev libfuse3-dev libgmock-dev libgtest-dev
   libmicrohttpd-dev libspdlog-dev libssl-dev libxxhash-dev ninja-build
-  nlohmann-json3-dev pkg-config python3 python3-venv util-linux
+  nlohmann-json3-dev pkg-config python3 python3-venv util-linux zlib1g-dev
 )
 weightfs_test_packages=(
   binutils clang clang-format clang-tidy libclang-rt-dev llvm procps
