@@ -227,6 +227,11 @@ Result<ZipMember> ReadCentralHeader(ByteReader& directory) {
   ASSIGN_OR_RETURN(const auto fields, directory.Bytes("extra fields", extra));
   RETURN_IF_ERROR(directory.Skip("comment", comment));
   RETURN_IF_ERROR(WidenMember(fields, member));
+  if (member.IsStored() && member.stored_size != member.size) {
+    return MakeError(Code::kCorrupt,
+                     "zip: member {} of {} bytes is stored as {}",
+                     QuoteName(member.name), member.size, member.stored_size);
+  }
   return member;
 }
 
