@@ -9,14 +9,14 @@
 #include <tuple>
 #include <utility>
 
+#include "formats/model_file.h"
 #include "formats/shards.h"
 #include "fs/node_id.h"
 
 namespace weightfs {
 namespace {
 
-constexpr std::string_view kExtension = ".safetensors";
-constexpr std::string_view kIndexMark = ".safetensors.index.";
+constexpr std::string_view kIndexMark = ".index.";
 constexpr std::string_view kIndexEnd = "json";
 
 struct Group {
@@ -32,46 +32,84 @@ struct FolderContent {
 };
 
 // "model.safetensors.index.json" → "model.safetensors";
-// "model.safetensors.index.fp16.json" → "model.fp16.safetensors".
+// "pytorch_model.bin.index.fp16.json" → "pytorch_model.fp16.bin".
 std::optional<std::string> UnshardedNameOfIndex(std::string_view name) {
-  const size_t mark = name.find(kIndexMark);
-  if (mark == std::string_view::npos || mark == 0) return std::nullopt;
+  const size_t mark = name.rfind(kIndexMark);
+  if (mark == std::string_view::npos) return std::nullopt;
   if (!name.ends_with(kIndexEnd)) return std::nullopt;
-  const std::string stem(name.substr(0, mark));
+  const std::string_view file = name.substr(0, mark);
+  const std::string_view extension = WeightExtension(file);
+  if (extension.empty()) return std::nullopt;
   std::string_view variant = name.substr(mark + kIndexMark.size());
   variant.remove_suffix(kIndexEnd.size());
-  if (variant.empty()) return stem + std::string(kExtension);
+  if (variant.empty()) return std::string(file);
   if (!variant.ends_with('.') || variant.size() == 1) return std::nullopt;
   variant.remove_suffix(1);
-  return stem + "." + std::string(variant) + std::string(kExtension);
+  const std::string_view stem = file.substr(0, file.size() - extension.size());
+  return fmt::format("{}.{}{}", stem, variant, extension);
+}
+
+std::string_view NameOf(const WeightSet& set) {
+  const size_t folder = set.folder.empty() ? 0 : set.folder.size() + 1;
+  return std::string_view(set.path).substr(folder);
+}
+
+// What trainers leave beside a model: tensors, perhaps, but no model's.
+bool IsTrainersState(std::string_view name) {
+  constexpr std::array<std::string_view, 5> kStems = {
+      "training_args", "optimizer", "scheduler", "scaler", "rng_state"};
+  return std::any_of(kStems.begin(), kStems.end(), [&](std::string_view stem) {
+    return name.starts_with(stem) &&
+           (name.size() == stem.size() || name[stem.size()] == '.' ||
+            name[stem.size()] == '_');
+  });
 }
 
 std::string Join(const std::string& folder, const std::string& name) {
   return folder.empty() ? name : folder + "/" + name;
 }
 
-// transformers' order first, then the other libraries' names; a variant after
-// every set that is none.
-using Rank = std::tuple<bool, size_t, bool, bool, std::string>;
+// A set's stem and extension; the name may be an index's.
+std::pair<std::string_view, std::string_view> TakeApart(std::string_view name) {
+  if (WeightExtension(name).empty()) {
+    name = name.substr(0, name.rfind(kIndexMark));
+  }
+  const std::string_view extension = WeightExtension(name);
+  return {name.substr(0, name.size() - extension.size()), extension};
+}
+
+// Files that loaders look for first, in transformers' order and then the other
+// libraries' names; a variant after every set that is none.
+using Rank = std::tuple<bool, size_t, size_t, bool, bool, std::string>;
 Rank RankOf(const WeightSet& set, const std::set<std::string>& paths) {
-  constexpr std::array<std::string_view, 3> kKnown = {
-      "model", "diffusion_pytorch_model", "adapter_model"};
-  std::string stem =
-      set.folder.empty() ? set.path : set.path.substr(set.folder.size() + 1);
-  stem.resize(stem.find(kExtension));
+  constexpr std::array<std::string_view, 6> kKnown = {
+      "model.safetensors",
+      "pytorch_model.bin",
+      "diffusion_pytorch_model.safetensors",
+      "diffusion_pytorch_model.bin",
+      "adapter_model.safetensors",
+      "adapter_model.bin"};
+  const auto [stem, extension] = TakeApart(NameOf(set));
   const size_t dot = stem.rfind('.');
-  const std::string base =
-      dot == std::string::npos ? stem : stem.substr(0, dot);
-  const auto* known = std::find(kKnown.begin(), kKnown.end(), base);
+  const std::string base(stem.substr(0, dot));
+  const auto* known =
+      std::find(kKnown.begin(), kKnown.end(), base + std::string(extension));
   // A dot may be a part of a model's name ("Llama-3.1-8B"): it marks a variant
   // only of a name that is known or has a set of its own.
   const bool variant =
       dot != std::string::npos &&
       (known != kKnown.end() ||
-       paths.count(Join(set.folder, base + std::string(kExtension))) != 0);
-  const auto rank = static_cast<size_t>(known - kKnown.begin());
+       paths.count(Join(set.folder, base + std::string(extension))) != 0);
+  const auto extensions = WeightExtensions();
+  const auto format =
+      std::find(extensions.begin(), extensions.end(), extension);
   const bool sharded = set.files.size() != 1 || set.index_file.has_value();
-  return {variant, rank, sharded, sharded && !set.index_file, set.path};
+  return {variant,
+          static_cast<size_t>(known - kKnown.begin()),
+          static_cast<size_t>(format - extensions.begin()),
+          sharded,
+          sharded && !set.index_file,
+          set.path};
 }
 
 WeightSet MakeShardedSet(const std::string& folder, const std::string& name,
@@ -146,7 +184,7 @@ Catalog Catalog::Create(const Snapshot& snapshot) {
         slash == std::string::npos ? path : path.substr(slash + 1);
     if (auto unsharded = UnshardedNameOfIndex(name)) {
       folders[folder].indexes.emplace(*unsharded, i);
-    } else if (name.size() > kExtension.size() && name.ends_with(kExtension)) {
+    } else if (!WeightExtension(name).empty()) {
       if (auto shard = ParseShardName(name)) {
         Group& group =
             folders[folder].sharded[{shard->unsharded, shard->count}];
@@ -175,6 +213,7 @@ Catalog Catalog::Create(const Snapshot& snapshot) {
   std::map<std::string, Rank> best;
   for (uint32_t i = 0; i < catalog.sets_.size(); ++i) {
     const WeightSet& set = catalog.sets_[i];
+    if (IsTrainersState(NameOf(set))) continue;
     Rank rank = RankOf(set, paths);
     auto [it, first] = best.emplace(set.folder, rank);
     if (first || rank < it->second) {

@@ -35,6 +35,10 @@ Json TensorJson(const IndexedSet& set, uint32_t ordinal) {
       json["more"].push_back(place);
     }
   }
+  if (!tensor.dense()) {
+    json["strides"] = tensor.strides;
+    json["storage_offset"] = tensor.storage_offset;
+  }
   const std::string raw = set.names->FilePath(ordinal, Format::kRaw);
   if (raw != tensor.name + std::string(FormatExtension(Format::kRaw))) {
     json["path"] =
@@ -63,6 +67,9 @@ Json SetJson(const Repo& repo, uint32_t ordinal, const Repo::Indexed& indexed) {
   json["problems"] = ready ? (*indexed)->problems : set.problems;
   if (!indexed.has_value()) json["error"] = indexed.error().message();
   if (ready) {
+    if (!(*indexed)->index.metadata().empty()) {
+      json["metadata"] = (*indexed)->index.metadata();
+    }
     json["tensors"] = Json::array();
     for (uint32_t i = 0; i < (*indexed)->index.tensors().size(); ++i) {
       json["tensors"].push_back(TensorJson(**indexed, i));

@@ -19,12 +19,14 @@
 namespace weightfs {
 
 // {"repo", "revision", "commit", "origin", "files": [{path, size, id}],
-//  "sets": [{"path", "files", "shown", "problems", "error",
+//  "sets": [{"path", "files", "shown", "problems", "error", "metadata",
 //            "tensors": [{"name", "dtype", "shape", "size", "file", "offset",
-//                         "length", "path", "not_in": {format: reason}}]}],
+//                         "length", "strides", "storage_offset", "path",
+//                         "not_in": {format: reason}}]}],
 //  "problems": […]}. `indexes[i]` belongs to catalog().sets()[i]. `path` is
-// there only where the tensor's path is not its name; ranges beyond the first
-// are in "more".
+// there only where the tensor's path is not its name, `strides` and
+// `storage_offset` (elements) only where its range is that of a whole storage;
+// ranges beyond the first are in "more".
 std::string RenderIndexJson(const Repo& repo,
                             const std::vector<Repo::Indexed>& indexes);
 

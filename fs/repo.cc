@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/base/log.h"
+#include "formats/model_file.h"
 #include "formats/safetensors.h"
 #include "formats/shards.h"
 
@@ -65,6 +66,8 @@ std::shared_ptr<Object> RefuseUnchecked(const FileInfo& info) {
                       info.path));
 }
 
+constexpr std::string_view kSafetensors = ".safetensors";
+
 // Worth another try later, as against bytes that are wrong.
 bool IsTransient(Code code) {
   return code != Code::kCorrupt && code != Code::kUnsupported;
@@ -102,8 +105,17 @@ std::vector<std::vector<IndexedSet::Extent>> ExtentsOf(
     }
   }
   for (auto& of_file : extents) {
-    std::sort(of_file.begin(), of_file.end(),
-              [](const auto& a, const auto& b) { return a.begin < b.begin; });
+    std::sort(of_file.begin(), of_file.end(), [](const auto& a, const auto& b) {
+      return std::pair(a.begin, b.end) < std::pair(b.begin, a.end);
+    });
+    // Tensors may share bytes: these are the first one's.
+    uint64_t end = 0;
+    std::erase_if(of_file, [&end](IndexedSet::Extent& extent) {
+      extent.begin = std::max(extent.begin, end);
+      if (extent.begin >= extent.end) return true;
+      end = extent.end;
+      return false;
+    });
   }
   return extents;
 }
@@ -353,13 +365,19 @@ Repo::Indexed Repo::WaitForIndex(uint32_t set) {
   return promise.get_future().get();
 }
 
+void Repo::PrefetchProbe(uint32_t file) {
+  const FileInfo& info = snapshot_->files[file];
+  const IndexProbe probe = ProbeOf(info.path);
+  const uint64_t tail = std::min(info.size, probe.tail);
+  const auto object = OpenFile(file);
+  object->Prefetch(0, std::min(info.size, probe.head));
+  if (tail > 0) object->Prefetch(info.size - tail, tail);
+}
+
 void Repo::LoadShownIndexes() {
   for (const auto& [folder, shown] : catalog_.shown()) {
     const uint32_t set = shown;
-    for (uint32_t file : catalog_.sets()[set].files) {
-      const uint64_t size = snapshot_->files[file].size;
-      OpenFile(file)->Prefetch(0, std::min(size, kSafetensorsProbe));
-    }
+    for (uint32_t file : catalog_.sets()[set].files) PrefetchProbe(file);
     WhenIndexed(set, [path = catalog_.sets()[set].path](const Indexed& loaded) {
       if (loaded.has_value()) return;
       LogWarning("no tensors of a weight set: {} set={}",
@@ -428,12 +446,10 @@ Repo::Indexed Repo::Build(uint32_t set_ordinal) {
   std::unique_ptr<ShardIndex> shard_index;
   ASSIGN_OR_RETURN(indexed->files,
                    SetFiles(set, shard_index, indexed->problems));
+  for (uint32_t file : indexed->files) PrefetchProbe(file);
+  // Of safetensors what is longer than that: all at once, too.
   for (uint32_t file : indexed->files) {
-    OpenFile(file)->Prefetch(
-        0, std::min(snapshot_->files[file].size, kSafetensorsProbe));
-  }
-  // What is longer than that: all at once, too.
-  for (uint32_t file : indexed->files) {
+    if (!snapshot_->files[file].path.ends_with(kSafetensors)) continue;
     const auto object = OpenFile(file);
     ObjectSource source(object, options_.metadata_timeout);
     auto end = SafetensorsHeaderEnd(source);
@@ -443,7 +459,7 @@ Repo::Indexed Repo::Build(uint32_t set_ordinal) {
   std::vector<Shard> shards;
   for (uint32_t file : indexed->files) {
     ObjectSource source(OpenFile(file), options_.metadata_timeout);
-    auto read = ReadSafetensors(source);
+    auto read = ReadTensors(source);
     if (!read.has_value() && source.failed()) {
       return Unread(std::move(read).error());
     }

@@ -52,7 +52,7 @@ struct IndexedSet {
   // What is wrong with the set, for index.json; empty: whole.
   std::vector<std::string> problems;
   std::unique_ptr<const NameTree> names;
-  // files[i] → tensors with bytes in it, by offset: {offset, end, tensor}.
+  // files[i] → tensors with bytes in it, by offset, none in two of them.
   struct Extent {
     uint64_t begin;
     uint64_t end;
@@ -162,6 +162,8 @@ class Repo {
       uint32_t file, const std::shared_ptr<CacheFile>& in_cache);
   void OnWrong(const FileInfo& info) EXCLUDES(mutex_);
   void AskToSeal(uint32_t file) EXCLUDES(mutex_);
+  // Fetches ahead what the file's index takes.
+  void PrefetchProbe(uint32_t file);
   Indexed Build(uint32_t set);
   Result<std::vector<uint32_t>> SetFiles(
       const WeightSet& set, std::unique_ptr<ShardIndex>& shard_index,

@@ -66,7 +66,7 @@ Result<FoundTensor> FindTensor(Repo& repo, const Options& options) {
   ASSIGN_OR_RETURN(const auto candidates, CandidatesFor(catalog, options.set));
   if (candidates.empty()) {
     return MakeError(Code::kNotFound,
-                     "{} holds no safetensors files, so no tensors",
+                     "{} holds no files with tensors that weightfs reads",
                      repo.snapshot().repo);
   }
   std::vector<uint32_t> sets;

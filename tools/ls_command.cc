@@ -66,7 +66,7 @@ int List(Engine& engine, const Options& options) {
       options.json ? PrintJson(repo, sets, indexes) : PrintTable(repo, indexes);
   if (printed != kExitOk) return printed;
   if (sets.empty() && !options.json) {
-    PrintNote(fmt::format("{} holds no safetensors files, so no tensors",
+    PrintNote(fmt::format("{} holds no files with tensors that weightfs reads",
                           repo.snapshot().repo));
   }
   return ReportProblems(repo, sets, indexes);

@@ -20,9 +20,10 @@
 #include "cache/cache_space.h"
 #include "cache/cache_survey.h"
 #include "cache/snapshot_store.h"
+#include "formats/base/checked.h"
 #include "formats/base/clock.h"
 #include "formats/base/mutex.h"
-#include "formats/safetensors.h"
+#include "formats/model_file.h"
 #include "tools/child.h"
 #include "tools/commands.h"
 #include "tools/daemon.h"
@@ -158,7 +159,8 @@ class WarmCommand {
   Result<> CheckAll();
   // kUnavailable: indexes of the shown sets cannot be loaded from the cache.
   Result<> CheckHeaders();
-  bool IsCached(uint32_t file, uint64_t length);
+  class CachedSource;
+  bool IsCached(uint32_t file, uint64_t offset, uint64_t length);
   Result<> EvictAll();
   int EndFill(int signal, std::chrono::duration<double> took);
   std::string OrderText() const;
@@ -378,16 +380,45 @@ Result<> WarmCommand::CheckAll() {
   return {};
 }
 
-bool WarmCommand::IsCached(uint32_t file, uint64_t length) {
+bool WarmCommand::IsCached(uint32_t file, uint64_t offset, uint64_t length) {
   const DiskTime::Stay stay(disk_);
   const FileInfo& info = snapshot_.files[file];
   const auto found = survey_->Look(name_space_, info);
-  length = std::min(length, info.size);
-  for (uint64_t g = 0; g * kGranuleSize < length; ++g) {
+  for (uint64_t g = offset / kGranuleSize; g * kGranuleSize < offset + length;
+       ++g) {
     if (g >= found.granules.size() || !found.granules[g]) return false;
   }
   return true;
 }
+
+// A file as far as it is cached, for who must not fetch.
+class WarmCommand::CachedSource final : public ByteSource {
+ public:
+  CachedSource(WarmCommand& command, uint32_t file)
+      : command_(command),
+        file_(file),
+        source_(command.engine_.repo().OpenFile(file), kCacheReadPatience) {}
+
+  uint64_t size() const override { return source_.size(); }
+  const std::string& name() const override { return source_.name(); }
+  Result<> ReadAt(uint64_t offset, std::span<std::byte> out) override {
+    if (!RangeFits(offset, out.size(), size()))
+      return source_.ReadAt(offset, out);
+    if (!command_.IsCached(file_, offset, out.size())) {
+      absent_ = true;
+      return MakeError(Code::kUnavailable, "{} is not cached", name());
+    }
+    return source_.ReadAt(offset, out);
+  }
+  // Whether something was read that is not there.
+  bool absent() const { return absent_; }
+
+ private:
+  WarmCommand& command_;
+  const uint32_t file_;
+  ObjectSource source_;
+  std::atomic<bool> absent_{false};
+};
 
 Result<> WarmCommand::CheckHeaders() {
   const Catalog& catalog = engine_.repo().catalog();
@@ -400,24 +431,15 @@ Result<> WarmCommand::CheckHeaders() {
   };
   for (const uint32_t ordinal : ShownSets(catalog)) {
     const WeightSet& set = catalog.sets()[ordinal];
-    if (set.index_file && !IsCached(*set.index_file, UINT64_MAX)) {
+    if (set.index_file &&
+        !IsCached(*set.index_file, 0, snapshot_.files[*set.index_file].size)) {
       return absent(*set.index_file);
     }
     for (const uint32_t file : set.files) {
-      if (!IsCached(file, kSafetensorsProbe)) return absent(file);
-      if (snapshot_.files[file].size < sizeof(uint64_t)) continue;
-      // Longer ones: the first eight bytes tell how long.
-      ObjectSource source(engine_.repo().OpenFile(file), kCacheReadPatience);
-      std::array<std::byte, sizeof(uint64_t)> bytes{};
-      RETURN_IF_ERROR(source.ReadAt(0, bytes));
-      uint64_t length = 0;
-      for (size_t i = bytes.size(); i-- > 0;) {
-        length = length << 8 | std::to_integer<uint64_t>(bytes[i]);
-      }
-      const uint64_t most = snapshot_.files[file].size - bytes.size();
-      if (!IsCached(file, bytes.size() + std::min(length, most))) {
-        return absent(file);
-      }
+      // As who loads the index reads them; what is wrong with it is told then.
+      CachedSource source(*this, file);
+      static_cast<void>(ReadTensors(source));
+      if (source.absent()) return absent(file);
     }
   }
   return {};

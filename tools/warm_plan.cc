@@ -10,7 +10,7 @@
 #include "cache/meta_file.h"
 #include "cache/object_cache.h"
 #include "formats/base/checked.h"
-#include "formats/safetensors.h"
+#include "formats/model_file.h"
 #include "tools/query.h"
 
 namespace weightfs {
@@ -37,6 +37,20 @@ std::set<uint32_t> WeightFiles(const Catalog& catalog) {
   return files;
 }
 
+// All of a file that is no tensor's: before the first, and behind the last.
+Result<> WantHeaders(const FileInfo& info, uint32_t file,
+                     const std::vector<IndexedSet::Extent>& extents,
+                     WarmPlanner& planner) {
+  const IndexProbe probe = ProbeOf(info.path);
+  const uint64_t header = extents.empty() ? info.size : extents.front().begin;
+  RETURN_IF_ERROR(
+      planner.Want(file, 0, std::min(info.size, std::max(header, probe.head))));
+  const uint64_t end = extents.empty() ? info.size : extents.back().end;
+  const uint64_t tail =
+      std::max(info.size - end, std::min(info.size, probe.tail));
+  return planner.Want(file, info.size - tail, tail);
+}
+
 // Headers of the shown sets, and what matches in them.
 Result<> WantTensors(Repo& repo, const std::vector<std::string>& globs,
                      WarmPlanner& planner) {
@@ -50,12 +64,8 @@ Result<> WantTensors(Repo& repo, const std::vector<std::string>& globs,
     if (!indexes[i].has_value()) return indexes[i].error();
     const IndexedSet& set = **indexes[i];
     for (size_t f = 0; f < set.files.size(); ++f) {
-      const uint64_t size = repo.snapshot().files[set.files[f]].size;
-      const uint64_t header =
-          set.extents[f].empty() ? size : set.extents[f].front().begin;
-      RETURN_IF_ERROR(
-          planner.Want(set.files[f], 0,
-                       std::min(size, std::max(header, kSafetensorsProbe))));
+      RETURN_IF_ERROR(WantHeaders(repo.snapshot().files[set.files[f]],
+                                  set.files[f], set.extents[f], planner));
     }
     for (const TensorInfo& tensor : set.index.tensors()) {
       if (!Matches(globs, tensor.name) &&
@@ -161,7 +171,10 @@ Result<WarmPlan> PlanWarm(Repo& repo, const std::vector<std::string>& globs,
   if (!globs.empty()) RETURN_IF_ERROR(WantTensors(repo, globs, planner));
   for (const uint32_t file : small) planner.PutAll(file);
   for (const uint32_t file : weights) {
-    planner.Put(file, 0, std::min(files[file].size, kSafetensorsProbe));
+    const IndexProbe probe = ProbeOf(files[file].path);
+    const uint64_t tail = std::min(files[file].size, probe.tail);
+    planner.Put(file, 0, std::min(files[file].size, probe.head));
+    if (tail > 0) planner.Put(file, files[file].size - tail, tail);
   }
   for (const FileRun& run : learned) {
     planner.Put(run.file, run.offset, run.length);

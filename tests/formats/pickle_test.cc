@@ -9,11 +9,12 @@ namespace weightfs {
 namespace {
 
 using ::testing::HasSubstr;
-using Kind = Pickle::Kind;
+using std::string_literals::operator""s;
+using PickleKind = Pickle::Kind;
 
 // What is read borrows the bytes.
-struct Read {
-  explicit Read(std::string content)
+struct ParsedPickle {
+  explicit ParsedPickle(std::string content)
       : bytes(std::move(content)), pickle(Pickle::Parse(bytes)) {}
   std::string bytes;
   Result<Pickle> pickle;
@@ -21,13 +22,13 @@ struct Read {
 
 TEST(PickleTest, ACallIsANodeAndNothingRuns) {
   // os.system("touch x")
-  const Read read(
+  const ParsedPickle read(
       "\x80\x02"
       "cos\nsystem\nX\x07" +
       std::string(3, '\0') + "touch x\x85R.");
   ASSERT_OK(read.pickle);
   const Pickle& pickle = *read.pickle;
-  ASSERT_EQ(pickle.kind(pickle.root()), Kind::kCall);
+  ASSERT_EQ(pickle.kind(pickle.root()), PickleKind::kCall);
   EXPECT_TRUE(pickle.IsGlobal(pickle.Callable(pickle.root()), "os", "system"));
   const auto args = pickle.Items(pickle.Args(pickle.root()));
   ASSERT_EQ(args.size(), 1u);
@@ -36,18 +37,17 @@ TEST(PickleTest, ACallIsANodeAndNothingRuns) {
 
 TEST(PickleTest, ValuesOfEachKind) {
   // (None, True, 1, -2, 258, 70000, 0.5, 2^40, b"ab")
-  const Read read(
-      std::string("\x80\x03(N\x88K\x01J\xfe\xff\xff\xffM\x02\x01"
-                  "J\x70\x11\x01\0G\x3f\xe0\0\0\0\0\0\0"
-                  "\x8a\x06\0\0\0\0\0\x01"
-                  "C\x02"
-                  "abt.",
-                  48));
+  const ParsedPickle read(
+      "\x80\x03("
+      "N\x88K\x01J\xfe\xff\xff\xffM\x02\x01J\x70\x11\x01\0G\x3f\xe0\0\0\0\0"
+      "\0\0\x8a\x06\0\0\0\0\0\x01"
+      "C\x02"
+      "abt."s);
   ASSERT_OK(read.pickle);
   const Pickle& pickle = *read.pickle;
   const auto items = pickle.Items(pickle.root());
   ASSERT_EQ(items.size(), 9u);
-  EXPECT_EQ(pickle.kind(items[0]), Kind::kNone);
+  EXPECT_EQ(pickle.kind(items[0]), PickleKind::kNone);
   EXPECT_EQ(pickle.Int(items[1]), 1);
   EXPECT_EQ(pickle.Int(items[2]), 1);
   EXPECT_EQ(pickle.Int(items[3]), -2);
@@ -55,12 +55,12 @@ TEST(PickleTest, ValuesOfEachKind) {
   EXPECT_EQ(pickle.Int(items[5]), 70000);
   EXPECT_EQ(pickle.Float(items[6]), 0.5);
   EXPECT_EQ(pickle.Int(items[7]), int64_t{1} << 40);
-  EXPECT_EQ(pickle.kind(items[8]), Kind::kBytes);
+  EXPECT_EQ(pickle.kind(items[8]), PickleKind::kBytes);
   EXPECT_EQ(pickle.Text(items[8]), "ab");
 }
 
 TEST(PickleTest, AListThatHoldsItself) {
-  const Read read(std::string("\x80\x02]q\0h\0a.", 9));
+  const ParsedPickle read("\x80\x02]q\0h\0a."s);
   ASSERT_OK(read.pickle);
   const auto items = read.pickle->Items(read.pickle->root());
   ASSERT_EQ(items.size(), 1u);
@@ -88,12 +88,12 @@ struct BadPickle {
 class PickleMalformationTest : public ::testing::TestWithParam<BadPickle> {};
 
 TEST_P(PickleMalformationTest, IsRefused) {
-  const Read read(GetParam().bytes);
+  const ParsedPickle read(GetParam().bytes);
   ASSERT_FALSE(read.pickle.has_value());
   EXPECT_THAT(read.pickle.error().message(), HasSubstr(GetParam().message));
 }
 
-std::string Many(const std::string& what, size_t count) {
+std::string Repeated(const std::string& what, size_t count) {
   std::string all;
   for (size_t i = 0; i < count; ++i) all += what;
   return all;
@@ -126,7 +126,8 @@ INSTANTIATE_TEST_SUITE_P(
                   "\x80\x02"
                   "cos\nsystem",
                   "end before it does"},
-        BadPickle{"Marks", "\x80\x02" + Many("(", kMaxPickleMarks + 1) + "N.",
+        BadPickle{"Marks",
+                  "\x80\x02" + Repeated("(", kMaxPickleMarks + 1) + "N.",
                   "MARK"}),
     [](const auto& each) { return each.param.name; });
 

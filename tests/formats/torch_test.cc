@@ -17,23 +17,23 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-std::string Written(const std::string& name) {
+std::string WrittenByTorch(const std::string& name) {
   return ReadFileOrDie(WEIGHTFS_TEST_DATA "/../corpus/torch/" + name);
 }
 
-Result<TensorIndex> Read(const std::string& bytes) {
+Result<TensorIndex> ReadTorchBytes(const std::string& bytes) {
   RecordingSource source("m.pt", bytes);
   return ReadTorch(source);
 }
 
-std::vector<std::string> NamesOf(const TensorIndex& index) {
+std::vector<std::string> TorchNames(const TensorIndex& index) {
   std::vector<std::string> names;
   for (const TensorInfo& tensor : index.tensors()) names.push_back(tensor.name);
   return names;
 }
 
-std::string With(std::string bytes, const std::string& from,
-                 const std::string& to) {
+std::string WithReplaced(std::string bytes, const std::string& from,
+                         const std::string& to) {
   const size_t at = bytes.find(from);
   EXPECT_NE(at, std::string::npos) << from;
   if (at != std::string::npos) bytes.replace(at, from.size(), to);
@@ -47,15 +47,15 @@ INSTANTIATE_TEST_SUITE_P(Each, TorchFileTest,
                          [](const auto& file) { return file.param; });
 
 TEST_P(TorchFileTest, HasItsTensors) {
-  const std::string bytes = Written(GetParam());
-  const auto index = Read(bytes);
+  const std::string bytes = WrittenByTorch(GetParam());
+  const auto index = ReadTorchBytes(bytes);
   ASSERT_OK(index);
   EXPECT_THAT(index->problems(), IsEmpty());
   std::vector<std::string> names = {"a",         "column", "empty",  "half",
                                     "parameter", "row",    "scalar", "tied"};
   if (GetParam() != std::string("legacy"))
     names.insert(names.begin() + 3, "fp8");
-  EXPECT_EQ(NamesOf(*index), names);
+  EXPECT_EQ(TorchNames(*index), names);
 
   const TensorInfo& a = *index->Find("a");
   EXPECT_EQ(a.dtype, DType::kF32);
@@ -78,16 +78,16 @@ TEST_P(TorchFileTest, HasItsTensors) {
 }
 
 TEST_P(TorchFileTest, TruncatedAnywhereIsRefused) {
-  const std::string bytes = Written(GetParam());
+  const std::string bytes = WrittenByTorch(GetParam());
   for (size_t size = 0; size < bytes.size(); ++size) {
-    const auto index = Read(bytes.substr(0, size));
+    const auto index = ReadTorchBytes(bytes.substr(0, size));
     ASSERT_FALSE(index.has_value()) << size;
     ASSERT_THAT(index.error().message(), HasSubstr("m.pt")) << size;
   }
 }
 
 TEST_P(TorchFileTest, AFailedReadIsNoVerdictOnTheFile) {
-  const std::string bytes = Written(GetParam());
+  const std::string bytes = WrittenByTorch(GetParam());
   RecordingSource whole("m.pt", bytes);
   ASSERT_OK(ReadTorch(whole));
   EXPECT_LE(whole.reads().size(), 3u);
@@ -99,8 +99,8 @@ TEST_P(TorchFileTest, AFailedReadIsNoVerdictOnTheFile) {
 }
 
 // The directory's entry of a storage in an archive that Python wrote.
-std::string Patched(size_t field, size_t bytes, uint64_t value) {
-  std::string file = Written("stored");
+std::string PatchedEntry(size_t field, size_t bytes, uint64_t value) {
+  std::string file = WrittenByTorch("stored");
   const size_t name = file.rfind("archive/data/0");
   EXPECT_NE(name, std::string::npos);
   const size_t entry = name - 46;  // a directory's entry before its name
@@ -111,11 +111,11 @@ std::string Patched(size_t field, size_t bytes, uint64_t value) {
   return file;
 }
 
-constexpr size_t kFlags = 8;
-constexpr size_t kMethod = 10;
-constexpr size_t kStoredSize = 20;
-constexpr size_t kSize = 24;
-constexpr size_t kPlace = 42;
+constexpr size_t kEntryFlags = 8;
+constexpr size_t kEntryMethod = 10;
+constexpr size_t kEntryStoredSize = 20;
+constexpr size_t kEntrySize = 24;
+constexpr size_t kEntryPlace = 42;
 
 // What its directory says of a storage is wrong: no byte of it is shown.
 TEST(TorchTest, AnEntryThatIsWrongGivesNoBytes) {
@@ -123,27 +123,29 @@ TEST(TorchTest, AnEntryThatIsWrongGivesNoBytes) {
     size_t field;
     size_t bytes;
     uint64_t value;
-  } patches[] = {
-      {kFlags, 2, 1},       {kMethod, 2, 8},         {kMethod, 2, 99},
-      {kStoredSize, 4, 95}, {kStoredSize, 4, 97},    {kStoredSize, 4, 1 << 30},
-      {kSize, 4, 95},       {kSize, 4, 1 << 30},     {kPlace, 4, 0},
-      {kPlace, 4, 1},       {kPlace, 4, 0x7fffffff}, {kPlace, 4, 0xffffffff}};
+  } patches[] = {{kEntryFlags, 2, 1},          {kEntryMethod, 2, 8},
+                 {kEntryMethod, 2, 99},        {kEntryStoredSize, 4, 95},
+                 {kEntryStoredSize, 4, 97},    {kEntryStoredSize, 4, 1 << 30},
+                 {kEntrySize, 4, 95},          {kEntrySize, 4, 1 << 30},
+                 {kEntryPlace, 4, 0},          {kEntryPlace, 4, 1},
+                 {kEntryPlace, 4, 0x7fffffff}, {kEntryPlace, 4, 0xffffffff}};
   for (const auto& patch : patches) {
-    const auto index = Read(Patched(patch.field, patch.bytes, patch.value));
+    const auto index =
+        ReadTorchBytes(PatchedEntry(patch.field, patch.bytes, patch.value));
     const bool shown = index.has_value() && index->Find("a") != nullptr;
     EXPECT_FALSE(shown) << patch.field << " " << patch.value;
   }
 }
 
 TEST(TorchTest, AMemberTwiceIsRefused) {
-  std::string file = Written("stored");
+  std::string file = WrittenByTorch("stored");
   const size_t name = file.rfind("archive/data/1");
   file[name + 13] = '0';
-  EXPECT_THAT(Read(file), HasCode(Code::kCorrupt));
+  EXPECT_THAT(ReadTorchBytes(file), HasCode(Code::kCorrupt));
 }
 
 TEST(TorchTest, CheckpointsAreFlattened) {
-  const auto index = Read(Written("checkpoint"));
+  const auto index = ReadTorchBytes(WrittenByTorch("checkpoint"));
   ASSERT_OK(index);
   EXPECT_NE(index->Find("state.0.a"), nullptr);
   EXPECT_NE(index->Find("state.1.0"), nullptr);
@@ -152,16 +154,16 @@ TEST(TorchTest, CheckpointsAreFlattened) {
 
 TEST(TorchTest, ModulesHaveTheirTensorsByAttribute) {
   for (const char* file : {"module", "script"}) {
-    const auto index = Read(Written(file));
+    const auto index = ReadTorchBytes(WrittenByTorch(file));
     ASSERT_OK(index);
-    EXPECT_EQ(NamesOf(*index),
+    EXPECT_EQ(TorchNames(*index),
               (std::vector<std::string>{"layer.bias", "layer.weight", "steps"}))
         << file;
   }
 }
 
 TEST(TorchTest, DeflatedStoragesAreProblemsByName) {
-  const auto index = Read(Written("deflated"));
+  const auto index = ReadTorchBytes(WrittenByTorch("deflated"));
   ASSERT_OK(index);
   ASSERT_THAT(index->problems(), Not(IsEmpty()));
   EXPECT_THAT(index->problems()[0], HasSubstr("is compressed"));
@@ -169,8 +171,8 @@ TEST(TorchTest, DeflatedStoragesAreProblemsByName) {
 
 // One that is wrong by itself hides no other.
 TEST(TorchTest, AnUnknownStorageIsAProblem) {
-  const auto index =
-      Read(With(Written("stored"), "HalfStorage", "HulfStorage"));
+  const auto index = ReadTorchBytes(
+      WithReplaced(WrittenByTorch("stored"), "HalfStorage", "HulfStorage"));
   ASSERT_OK(index);
   EXPECT_EQ(index->Find("half"), nullptr);
   EXPECT_NE(index->Find("a"), nullptr);
@@ -179,9 +181,10 @@ TEST(TorchTest, AnUnknownStorageIsAProblem) {
 }
 
 TEST(TorchTest, OtherFilesAreRefusedByName) {
-  EXPECT_THAT(Read(std::string(512, 'x')), HasCode(Code::kUnsupported));
-  EXPECT_THAT(Read("\x80\x02."), HasCode(Code::kUnsupported));
-  EXPECT_THAT(Read(""), HasCode(Code::kUnsupported));
+  EXPECT_THAT(ReadTorchBytes(std::string(512, 'x')),
+              HasCode(Code::kUnsupported));
+  EXPECT_THAT(ReadTorchBytes("\x80\x02."), HasCode(Code::kUnsupported));
+  EXPECT_THAT(ReadTorchBytes(""), HasCode(Code::kUnsupported));
 }
 
 }  // namespace

@@ -104,6 +104,39 @@ TEST(CatalogTest, ADotInANameIsNoVariant) {
   EXPECT_EQ(PrimaryOf(catalog, ""), "Llama-3.1-8B.safetensors");
 }
 
+TEST(CatalogTest, EveryFormatsFilesAreSets) {
+  const Catalog catalog = Catalog::Create(
+      Files({"a/model-Q4_0.gguf", "b/x-00001-of-00002.gguf",
+             "b/x-00002-of-00002.gguf", "c/last.ckpt", "d/e.pth",
+             "f/pytorch_model-00001-of-00001.bin",
+             "f/pytorch_model.bin.index.json", "g/readme.txt", "h/.bin"}));
+  EXPECT_THAT(SetPaths(catalog),
+              ElementsAre("a/model-Q4_0.gguf", "b/x.gguf", "c/last.ckpt",
+                          "d/e.pth", "f/pytorch_model.bin"));
+  EXPECT_TRUE(catalog.sets()[4].index_file.has_value());
+}
+
+TEST(CatalogTest, LoadersLookForSafetensorsFirst) {
+  const Catalog catalog = Catalog::Create(
+      Files({"a/model.gguf", "a/model.safetensors", "a/pytorch_model.bin",
+             "b/a.safetensors", "b/pytorch_model.bin",
+             "b/pytorch_model.fp16.bin", "c/a.gguf", "c/b.safetensors",
+             "d/pytorch_model.bin.index.fp16.json", "d/z.pt"}));
+  EXPECT_EQ(PrimaryOf(catalog, "a"), "a/model.safetensors");
+  EXPECT_EQ(PrimaryOf(catalog, "b"), "b/pytorch_model.bin");
+  EXPECT_EQ(PrimaryOf(catalog, "c"), "c/b.safetensors");
+  EXPECT_EQ(PrimaryOf(catalog, "d"), "d/z.pt");
+}
+
+TEST(CatalogTest, ATrainersStateIsNobodysModel) {
+  const Catalog catalog =
+      Catalog::Create(Files({"optimizer.pt", "rng_state_0.pth", "scheduler.pt",
+                             "training_args.bin", "unet/model.safetensors"}));
+  EXPECT_EQ(catalog.sets().size(), 5u);
+  EXPECT_EQ(PrimaryOf(catalog, "unet"), "unet/model.safetensors");
+  EXPECT_EQ(catalog.shown().size(), 1u);
+}
+
 TEST(CatalogTest, WithoutARootSetEachFolderShowsItsOwn) {
   const Catalog catalog = Catalog::Create(
       Files({"model_index.json", "text_encoder/model.safetensors",
