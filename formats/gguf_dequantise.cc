@@ -7,15 +7,15 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <span>
 #include <utility>
+#include <variant>
 
-#include "formats/base/checked.h"
 #include "formats/gather.h"
 #include "formats/gguf_blocks.h"
 #include "formats/half_float.h"
 #include "formats/text.h"
+#include "formats/writer.h"
 
 namespace weightfs {
 namespace {
@@ -150,18 +150,10 @@ Result<std::vector<Segment>> DequantiseSegments(const TensorInfo& tensor,
   }
   ASSIGN_OR_RETURN(const uint64_t size, DenseSize(tensor.dtype, tensor.shape));
   RETURN_IF_ERROR(DenseSize(to, tensor.shape));
-  std::optional<uint64_t> total = 0;
+  ASSIGN_OR_RETURN(const auto segments, DenseSegments(tensor));
   std::vector<SourceRange> data;
-  for (const SourceRange& range : tensor.data) {
-    if (range.length == 0) continue;
-    data.push_back(range);
-    total = total ? CheckedAdd(*total, range.length) : total;
-  }
-  if (total != size) {
-    return MakeError(Code::kInvalid,
-                     "tensor {}: its ranges do not hold the {} bytes of its "
-                     "shape",
-                     QuoteName(tensor.name), size);
+  for (const Segment& segment : segments) {
+    data.push_back(std::get<SourceSegment>(segment).range);
   }
   if (size == 0) return std::vector<Segment>();
   return std::vector<Segment>{

@@ -11,6 +11,7 @@
 #include "formats/safetensors.h"
 #include "formats/torch.h"
 #include "formats/torch_legacy.h"
+#include "formats/zip_reader.h"
 
 namespace weightfs {
 namespace {
@@ -19,9 +20,6 @@ constexpr std::string_view kSafetensorsExtension = ".safetensors";
 constexpr std::string_view kGgufExtension = ".gguf";
 constexpr std::array<std::string_view, 6> kWeightExtensions = {
     kSafetensorsExtension, ".bin", ".pt", ".pth", ".ckpt", kGgufExtension};
-
-// Directories of zip archives are at their end.
-constexpr uint64_t kZipTail = 128 * 1024;
 
 bool BeginsWith(std::span<const std::byte> head, std::string_view magic) {
   return head.size() >= magic.size() &&
@@ -58,12 +56,15 @@ std::string_view WeightExtension(std::string_view file_name) {
   return {};
 }
 
-IndexProbe ProbeOf(std::string_view file_name) {
+IndexProbe ProbeOf(std::string_view file_name, uint64_t size) {
   const std::string_view extension = WeightExtension(file_name);
   if (extension.empty()) return {};
-  if (extension == kSafetensorsExtension) return {.head = kSafetensorsProbe};
-  if (extension == kGgufExtension) return {.head = kGgufProbe};
-  return {.head = kTorchProbe, .tail = kZipTail};
+  if (extension == kSafetensorsExtension) {
+    return {.head = std::min(size, kSafetensorsProbe)};
+  }
+  if (extension == kGgufExtension) return {.head = std::min(size, kGgufProbe)};
+  return {.head = std::min(size, kTorchProbe),
+          .tail = std::min(size, kZipTail)};
 }
 
 Result<TensorIndex> ReadTensors(ByteSource& source) {

@@ -20,13 +20,13 @@ std::span<const std::string_view> WeightExtensions();
 // Which of them ends the name; empty if none does, or nothing is before it.
 std::string_view WeightExtension(std::string_view file_name);
 
-// What an index takes of a file at least, in bytes of its begin and of its end:
-// worth fetching before ReadTensors() asks for it.
+// What an index takes of a file of `size` bytes at least, in bytes of its begin
+// and of its end: worth fetching before ReadTensors() asks for it.
 struct IndexProbe {
   uint64_t head = 0;
   uint64_t tail = 0;
 };
-IndexProbe ProbeOf(std::string_view file_name);
+IndexProbe ProbeOf(std::string_view file_name, uint64_t size);
 
 // The file's tensors. Errors as the format's reader has them; a file in no
 // known format has no tensors and says so in problems(), but for one that is

@@ -1,7 +1,9 @@
 #include "formats/torch.h"
 
 #include <algorithm>
+#include <new>
 #include <string_view>
+#include <utility>
 
 #include "formats/torch_legacy.h"
 #include "formats/torch_zip.h"
@@ -23,8 +25,17 @@ Result<TensorIndex> ReadTorch(ByteSource& source) {
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): char is bytes
   const std::string_view text(reinterpret_cast<const char*>(head->data()),
                               head->size());
-  if (text.starts_with("PK\3\4")) return ReadTorchZip(reader);
-  if (IsTorchLegacy(*head)) return ReadTorchLegacy(reader);
+  const bool zip = text.starts_with("PK\3\4");
+  if (zip || IsTorchLegacy(*head)) {
+    try {
+      auto index = zip ? ReadTorchZip(reader) : ReadTorchLegacy(reader);
+      if (index.has_value()) return index;
+      return std::move(index.error()).AddContext(source.name());
+    } catch (const std::bad_alloc&) {
+      return MakeError(Code::kNoSpace, "{}: no memory for the index",
+                       source.name());
+    }
+  }
   std::string_view what = "it is no file of torch's";
   if (text.starts_with("PYTORCH1")) {
     what = "TorchScript of a preview of torch 1.0 is not read";

@@ -1,7 +1,6 @@
 #include "formats/torch_legacy.h"
 
 #include <algorithm>
-#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -219,20 +218,8 @@ bool IsTorchLegacy(std::span<const std::byte> head) {
          (*magic)->Text(root) == kLegacyMagic;
 }
 
-Result<TensorIndex> ReadTorchLegacy(ByteSource& source) {
-  WindowReader reader(source);
-  return ReadTorchLegacy(reader);
-}
-
 Result<TensorIndex> ReadTorchLegacy(WindowReader& reader) {
-  const std::string& name = reader.source().name();
-  try {
-    auto index = LegacyParser(reader).Parse();
-    if (index.has_value()) return index;
-    return std::move(index.error()).AddContext(name);
-  } catch (const std::bad_alloc&) {
-    return MakeError(Code::kNoSpace, "{}: no memory for the index", name);
-  }
+  return LegacyParser(reader).Parse();
 }
 
 }  // namespace weightfs

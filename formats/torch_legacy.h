@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <span>
 
-#include "formats/base/byte_source.h"
 #include "formats/base/result.h"
 #include "formats/tensor_index.h"
 #include "formats/window_reader.h"
@@ -28,7 +27,6 @@ bool IsTorchLegacy(std::span<const std::byte> head);
 // read along; else each is read.
 //
 // kCorrupt or kUnsupported as ReadTorchZip.
-Result<TensorIndex> ReadTorchLegacy(ByteSource& source);
 Result<TensorIndex> ReadTorchLegacy(WindowReader& reader);
 
 }  // namespace weightfs

@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cstdint>
 #include <map>
-#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -212,20 +211,8 @@ class TorchZipParser {
 
 }  // namespace
 
-Result<TensorIndex> ReadTorchZip(ByteSource& source) {
-  WindowReader reader(source);
-  return ReadTorchZip(reader);
-}
-
 Result<TensorIndex> ReadTorchZip(WindowReader& reader) {
-  const std::string& name = reader.source().name();
-  try {
-    auto index = TorchZipParser(reader).Parse();
-    if (index.has_value()) return index;
-    return std::move(index.error()).AddContext(name);
-  } catch (const std::bad_alloc&) {
-    return MakeError(Code::kNoSpace, "{}: no memory for the index", name);
-  }
+  return TorchZipParser(reader).Parse();
 }
 
 }  // namespace weightfs

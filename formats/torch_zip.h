@@ -4,7 +4,6 @@
 #ifndef WEIGHTFS_FORMATS_TORCH_ZIP_H_
 #define WEIGHTFS_FORMATS_TORCH_ZIP_H_
 
-#include "formats/base/byte_source.h"
 #include "formats/base/result.h"
 #include "formats/tensor_index.h"
 #include "formats/window_reader.h"
@@ -18,8 +17,7 @@ namespace weightfs {
 //
 // kCorrupt or kUnsupported where the archive or its pickle is; a tensor that is
 // wrong by itself, or in a way that is not read, is in problems().
-Result<TensorIndex> ReadTorchZip(ByteSource& source);
-// The same, with what `reader` has read already.
+// Errors do not name the file.
 Result<TensorIndex> ReadTorchZip(WindowReader& reader);
 
 }  // namespace weightfs

@@ -367,11 +367,10 @@ Repo::Indexed Repo::WaitForIndex(uint32_t set) {
 
 void Repo::PrefetchProbe(uint32_t file) {
   const FileInfo& info = snapshot_->files[file];
-  const IndexProbe probe = ProbeOf(info.path);
-  const uint64_t tail = std::min(info.size, probe.tail);
+  const IndexProbe probe = ProbeOf(info.path, info.size);
   const auto object = OpenFile(file);
-  object->Prefetch(0, std::min(info.size, probe.head));
-  if (tail > 0) object->Prefetch(info.size - tail, tail);
+  object->Prefetch(0, probe.head);
+  if (probe.tail > 0) object->Prefetch(info.size - probe.tail, probe.tail);
 }
 
 void Repo::LoadShownIndexes() {

@@ -402,8 +402,9 @@ class WarmCommand::CachedSource final : public ByteSource {
   uint64_t size() const override { return source_.size(); }
   const std::string& name() const override { return source_.name(); }
   Result<> ReadAt(uint64_t offset, std::span<std::byte> out) override {
-    if (!RangeFits(offset, out.size(), size()))
+    if (!RangeFits(offset, out.size(), size())) {
       return source_.ReadAt(offset, out);
+    }
     if (!command_.IsCached(file_, offset, out.size())) {
       absent_ = true;
       return MakeError(Code::kUnavailable, "{} is not cached", name());

@@ -41,13 +41,11 @@ std::set<uint32_t> WeightFiles(const Catalog& catalog) {
 Result<> WantHeaders(const FileInfo& info, uint32_t file,
                      const std::vector<IndexedSet::Extent>& extents,
                      WarmPlanner& planner) {
-  const IndexProbe probe = ProbeOf(info.path);
+  const IndexProbe probe = ProbeOf(info.path, info.size);
   const uint64_t header = extents.empty() ? info.size : extents.front().begin;
-  RETURN_IF_ERROR(
-      planner.Want(file, 0, std::min(info.size, std::max(header, probe.head))));
+  RETURN_IF_ERROR(planner.Want(file, 0, std::max(header, probe.head)));
   const uint64_t end = extents.empty() ? info.size : extents.back().end;
-  const uint64_t tail =
-      std::max(info.size - end, std::min(info.size, probe.tail));
+  const uint64_t tail = std::max(info.size - end, probe.tail);
   return planner.Want(file, info.size - tail, tail);
 }
 
@@ -171,10 +169,9 @@ Result<WarmPlan> PlanWarm(Repo& repo, const std::vector<std::string>& globs,
   if (!globs.empty()) RETURN_IF_ERROR(WantTensors(repo, globs, planner));
   for (const uint32_t file : small) planner.PutAll(file);
   for (const uint32_t file : weights) {
-    const IndexProbe probe = ProbeOf(files[file].path);
-    const uint64_t tail = std::min(files[file].size, probe.tail);
-    planner.Put(file, 0, std::min(files[file].size, probe.head));
-    if (tail > 0) planner.Put(file, files[file].size - tail, tail);
+    const IndexProbe probe = ProbeOf(files[file].path, files[file].size);
+    planner.Put(file, 0, probe.head);
+    planner.Put(file, files[file].size - probe.tail, probe.tail);
   }
   for (const FileRun& run : learned) {
     planner.Put(run.file, run.offset, run.length);

@@ -55,10 +55,12 @@ TEST(ModelFileTest, WhatIsCalledSafetensorsIsReadAsThat) {
 }
 
 TEST(ModelFileTest, ProbesOfArchivesIncludeTheirEnd) {
-  EXPECT_EQ(ProbeOf("model.safetensors").tail, 0u);
-  EXPECT_GT(ProbeOf("model.safetensors").head, 0u);
-  EXPECT_GT(ProbeOf("x/pytorch_model.bin").tail, 0u);
-  EXPECT_EQ(ProbeOf("config.json").head, 0u);
+  EXPECT_EQ(ProbeOf("model.safetensors", 1 << 30).tail, 0u);
+  EXPECT_GT(ProbeOf("model.safetensors", 1 << 30).head, 0u);
+  EXPECT_GT(ProbeOf("x/pytorch_model.bin", 1 << 30).tail, 0u);
+  EXPECT_EQ(ProbeOf("config.json", 1 << 30).head, 0u);
+  EXPECT_EQ(ProbeOf("small.pt", 100).head, 100u);
+  EXPECT_EQ(ProbeOf("small.pt", 100).tail, 100u);
 }
 
 }  // namespace
