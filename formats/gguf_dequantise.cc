@@ -152,6 +152,7 @@ Result<std::vector<Segment>> DequantiseSegments(const TensorInfo& tensor,
   RETURN_IF_ERROR(DenseSize(to, tensor.shape));
   ASSIGN_OR_RETURN(const auto segments, DenseSegments(tensor));
   std::vector<SourceRange> data;
+  data.reserve(segments.size());
   for (const Segment& segment : segments) {
     data.push_back(std::get<SourceSegment>(segment).range);
   }
